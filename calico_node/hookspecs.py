@@ -1,0 +1,113 @@
+"""Every hook a plugin may implement; the public contract of the plugin system.
+
+Entry points of the group ``calico_node``:
+
+``component.X``   a class with a no-argument constructor that is a ``Component``
+``dataplane.X``   a callable ``(context: AgentContext) -> PolicyDataplane``
+``datastore.X``   an async callable ``(settings: Settings) -> KVEngine``
+``hooks.X``       a module or object whose functions, marked with ``hookimpl``, implement the hooks below
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import pluggy
+from attrs import field, frozen
+
+from calico_node.dataplanes.contract import PodWiring, PolicyDataplane, RouteSink
+from calico_node.datastores.client import Client
+from calico_node.settings import Settings
+
+hookspec = pluggy.HookspecMarker("calico_node")
+hookimpl = pluggy.HookimplMarker("calico_node")
+
+
+class HealthReporter(Protocol):
+    """One component's line in ``/liveness`` and ``/readiness``."""
+
+    def report(
+        self,
+        *,
+        live: bool = True,
+        ready: bool = True,
+        reason: str = "",
+        revision: int | None = None,
+        rejected: Mapping[str, str] | None = None,
+    ) -> None:
+        """State the component's health now.
+
+        ``revision`` is the datastore revision it has fully applied; ``rejected`` maps an object's name to why it is
+        not in force (the whole present set, not a delta).  A reporter with a timeout must report more often.
+        """
+
+
+class Health(Protocol):
+    def reporter(self, name: str, *, timeout: float = 0.0) -> HealthReporter:
+        """Register ``name``; with ``timeout`` > 0 (seconds) silence longer than that counts as not live."""
+
+
+@frozen
+class AgentContext:
+    """What a component is given."""
+
+    settings: Settings
+    client: Client
+    health: Health
+    hooks: Any  # pluggy's HookRelay: context.hooks.workload_metadata(...)
+    route_sink: RouteSink
+    pod_wiring: PodWiring
+    make_dataplane: Any = field(repr=False)  # Callable[[], PolicyDataplane]
+
+
+class Component(Protocol):
+    """A supervised part of the process.  Started, restarted with back-off when it raises, cancelled at the end."""
+
+    name: str
+
+    async def run(self, context: AgentContext) -> None:
+        """Work until cancelled.  Kernel state stays in place on cancellation."""
+
+
+@frozen
+class WorkloadMetadata:
+    """What an orchestrator knows of a pod."""
+
+    labels: Mapping[str, str] = field(factory=dict, hash=False)
+    annotations: Mapping[str, str] = field(factory=dict, hash=False)
+    namespace_labels: Mapping[str, str] = field(factory=dict, hash=False)
+    namespace_annotations: Mapping[str, str] = field(factory=dict, hash=False)
+    service_account: str = ""
+    generate_name: str = ""
+    ports: tuple[Mapping[str, Any], ...] = ()  # WorkloadEndpoint.spec.ports entries
+
+
+@hookspec(firstresult=True)
+def workload_metadata(namespace: str, pod: str) -> WorkloadMetadata | None:
+    """The CNI server asks for a pod's labels, annotations, service account and ports; None when not known here."""
+
+
+@hookspec
+def component_failed(name: str, error: BaseException, delay: float) -> None:
+    """A component raised ``error`` and will be restarted after ``delay`` seconds."""
+
+
+@hookspec
+def endpoint_status(endpoint: str, state: str, reason: str) -> None:
+    """A local endpoint's enforcement state changed to up, down or error."""
+
+
+__all__ = [
+    "AgentContext",
+    "Component",
+    "Health",
+    "HealthReporter",
+    "PolicyDataplane",
+    "WorkloadMetadata",
+    "component_failed",
+    "endpoint_status",
+    "hookimpl",
+    "hookspec",
+    "workload_metadata",
+]
