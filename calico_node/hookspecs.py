@@ -10,7 +10,7 @@ Entry points of the group ``calico_node``:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import pluggy
@@ -18,6 +18,7 @@ from attrs import field, frozen
 
 from calico_node.dataplanes.contract import PodWiring, PolicyDataplane, RouteSink
 from calico_node.datastores.client import Client
+from calico_node.health import ComponentHealth
 from calico_node.settings import Settings
 
 hookspec = pluggy.HookspecMarker("calico_node")
@@ -35,17 +36,22 @@ class HealthReporter(Protocol):
         reason: str = "",
         revision: int | None = None,
         rejected: Mapping[str, str] | None = None,
+        extra: Mapping[str, object] | None = None,
     ) -> None:
         """State the component's health now.
 
         ``revision`` is the datastore revision it has fully applied; ``rejected`` maps an object's name to why it is
-        not in force (the whole present set, not a delta).  A reporter with a timeout must report more often.
+        not in force (the whole present set, not a delta).  ``extra`` is shown as is (JSON types) in ``/status``, for
+        example a table of BGP sessions.  A reporter with a timeout must report more often.
         """
 
 
 class Health(Protocol):
     def reporter(self, name: str, *, timeout: float = 0.0) -> HealthReporter:
         """Register ``name``; with ``timeout`` > 0 (seconds) silence longer than that counts as not live."""
+
+    def states(self) -> Sequence[ComponentHealth]:
+        """What every component last said."""
 
 
 @frozen
@@ -58,7 +64,7 @@ class AgentContext:
     hooks: Any  # pluggy's HookRelay: context.hooks.workload_metadata(...)
     route_sink: RouteSink
     pod_wiring: PodWiring
-    make_dataplane: Any = field(repr=False)  # Callable[[], PolicyDataplane]
+    make_dataplane: Callable[[], PolicyDataplane] = field(repr=False)
 
 
 class Component(Protocol):
