@@ -1,0 +1,181 @@
+"""The process: plugins become components under one supervised task group.
+
+A component that fails is restarted with back-off and reported unhealthy while the others go on.  Cancellation
+(SIGTERM) ends the components and leaves the kernel's state in place.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import anyio
+import pluggy
+import structlog
+
+from calico_node import hookspecs, startup
+from calico_node.dataplanes.contract import CONTRACT_VERSION, PolicyDataplane
+from calico_node.dataplanes.linux_adapters import LinuxPodWiring, LinuxRouteSink
+from calico_node.datastores import open_client
+from calico_node.entrypoints import find, offers
+from calico_node.errors import CalicoError, PluginError, SettingsError
+from calico_node.health import HealthRegistry
+from calico_node.hookspecs import AgentContext, Component
+from calico_node.settings import Settings
+
+log = structlog.get_logger("agent")
+
+FIRST_DELAY = 0.5
+LONGEST_DELAY = 30.0
+GOOD_RUN = 60.0
+"""Seconds: back-off doubles from the first to the longest; a run this long starts it anew."""
+
+
+@contextmanager
+def single_instance(settings: Settings) -> Iterator[None]:
+    """Hold the lock of this node name in this run directory.  Raises ``SettingsError`` when another process does."""
+    settings.run_dir.mkdir(parents=True, exist_ok=True)
+    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    path = settings.run_dir / f"calico-node-{settings.node_name}.lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SettingsError(
+                f"another calico-node runs as {settings.node_name!r} with CALICO_RUN_DIR {settings.run_dir}"
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def load_hooks() -> pluggy.PluginManager:
+    """All ``hooks.*`` plugins; one that fails to load is reported and skipped."""
+    manager = pluggy.PluginManager("calico_node")
+    manager.add_hookspecs(hookspecs)
+    for offer in offers("hooks"):
+        try:
+            manager.register(offer.load(), f"{offer.package}:{offer.name}")
+        except Exception as error:
+            log.error("hooks plugin skipped", plugin=offer.name, package=offer.package, error=str(error))
+    return manager
+
+
+def load_components(settings: Settings) -> list[Component]:
+    """The selected components, constructed.  Raises ``PluginError`` with the name of one that cannot be."""
+    wanted = list(settings.components)
+    if settings.health_enabled and "health" not in wanted:
+        wanted.append("health")
+    components: list[Component] = []
+    for name in wanted:
+        offer = find("component", name)
+        try:
+            components.append(offer.load()())
+        except PluginError:
+            raise
+        except Exception as error:
+            raise PluginError(f"component {name} of package {offer.package} could not be made: {error}") from error
+    return components
+
+
+def dataplane_maker(settings: Settings) -> Callable[[AgentContext], PolicyDataplane]:
+    """The selected dataplane's factory, with its contract version checked at each making."""
+    offer = find("dataplane", settings.dataplane)
+    factory = offer.load()
+
+    def make(context: AgentContext) -> PolicyDataplane:
+        dataplane: PolicyDataplane = factory(context)
+        version = getattr(dataplane, "contract_version", None)
+        if version != CONTRACT_VERSION:
+            raise PluginError(
+                f"dataplane {offer.name} of package {offer.package} is made for contract version {version}; "
+                f"this calico-node has {CONTRACT_VERSION}"
+            )
+        return dataplane
+
+    return make
+
+
+async def supervise(component: Component, context: AgentContext) -> None:
+    """Run ``component`` for ever: restart it with back-off whenever it raises or returns."""
+    delay = FIRST_DELAY
+    while True:
+        started = time.monotonic()
+        try:
+            await component.run(context)
+            failure: Exception = CalicoError("ended by itself")
+        except Exception as error:
+            failure = error
+        if time.monotonic() - started > GOOD_RUN:
+            delay = FIRST_DELAY
+        known = isinstance(failure, CalicoError)
+        text = str(failure) if known else f"{type(failure).__name__}: {failure}"
+        log.error(
+            "component failed",
+            component=component.name,
+            error=text,
+            retry_in=delay,
+            exc_info=None if known else failure,
+        )
+        context.health.reporter(component.name).report(live=True, ready=False, reason=f"failed: {text}")
+        context.hooks.component_failed(name=component.name, error=failure, delay=delay)
+        await anyio.sleep(delay)
+        delay = min(delay * 2, LONGEST_DELAY)
+
+
+async def _freeze_when_ready(health: HealthRegistry) -> None:
+    """Take the start-up objects out of the collector's sight once all is ready: a full pass over them would stall
+    the loop, and almost none of them is garbage."""
+    while not all(state.ready for state in health.states()):  # noqa: ASYNC110 (the registry is pure: polled)
+        await anyio.sleep(1)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 1_000_000)
+
+
+async def _until_signalled(scope: anyio.CancelScope) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            log.info("stopping; kernel state stays in place", signal=signal.Signals(number).name)
+            scope.cancel()
+            return
+
+
+async def run(settings: Settings) -> None:
+    """Run the node until SIGTERM or SIGINT.  Raises ``CalicoError`` when it cannot start."""
+    log.info("datastore", type=settings.datastore_type, because=settings.datastore_reason, node=settings.node_name)
+    manager = load_hooks()
+    components = load_components(settings)
+    make_dataplane = dataplane_maker(settings)
+    health = HealthRegistry()
+    with single_instance(settings):
+        async with (
+            open_client(settings) as client,
+            LinuxRouteSink() as route_sink,
+            anyio.create_task_group() as tasks,
+        ):
+            context = AgentContext(
+                settings=settings,
+                client=client,
+                health=health,
+                hooks=manager.hook,
+                route_sink=route_sink,
+                pod_wiring=LinuxPodWiring(),
+                make_dataplane=lambda: make_dataplane(context),
+            )
+            tasks.start_soon(_until_signalled, tasks.cancel_scope)
+            for component in components:
+                if component.name == "health":
+                    tasks.start_soon(supervise, component, context)
+            await startup.prepare_node(context)
+            for component in components:
+                if component.name != "health":
+                    health.reporter(component.name).report(ready=False, reason="is starting")
+                    tasks.start_soon(supervise, component, context)
+            tasks.start_soon(_freeze_when_ready, health)
