@@ -1,0 +1,5 @@
+"""The embedded datastore: etcd's semantics in one SQLite file, shared by the processes of one host."""
+
+from calico_node.datastores.embedded.engine import EmbeddedEngine
+
+__all__ = ["EmbeddedEngine"]

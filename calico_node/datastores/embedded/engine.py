@@ -1,0 +1,315 @@
+"""The asyncio face of the embedded datastore: two worker threads, group commit, wake-ups from other processes.
+
+Writes run in one thread under the file lock; those that queue up while it works share the next SQLite transaction
+(each keeps a revision of its own), so that many writers pay for few disk flushes.  Reads run in another thread on
+their own connection and never wait for the lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from calico_node.datastores.embedded.files import FileLock, Notifier, check_filesystem
+from calico_node.datastores.embedded.store import Clock, Store, check_operations
+from calico_node.datastores.kv import Compare, Delete, KeyValue, Operation, Put, RangeResult, TxnResult, WatchBatch
+from calico_node.errors import Compacted, DatastoreError
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+WATCH_EVENTS = 1000
+_GROUP = 64
+_LOOK_PERIOD = 1.0
+_POLL_PERIOD = 0.02
+
+
+class EmbeddedEngine:
+    """A ``KVEngine`` over one SQLite file.  Make it with ``await EmbeddedEngine.open(path)``."""
+
+    name = "embedded"
+
+    def __init__(self, path: Path, clock: Clock | None = None) -> None:
+        self.path = path
+        self._clock = clock or Clock.system()
+        self._pid = os.getpid()
+        self._loop = asyncio.get_running_loop()
+        self._write_thread = ThreadPoolExecutor(1, thread_name_prefix="datastore-write")
+        self._read_thread = ThreadPoolExecutor(1, thread_name_prefix="datastore-read")
+        self._pending: deque[tuple[Callable[[Store], Any], asyncio.Future[Any]]] = deque()
+        self._flushing = False
+        self._changed = asyncio.Event()
+        self._data_version = 0
+        self._closed = False
+        self._lock: FileLock
+        self._notifier: Notifier
+        self._writer: Store
+        self._reader: Store
+        self._look_task: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def open(cls, path: Path, *, clock: Clock | None = None) -> EmbeddedEngine:
+        """Open the store, making file and folder where they are missing.  Raises ``DatastoreError``."""
+        engine = cls(path, clock)
+        try:
+            await engine._in_thread(engine._write_thread, engine._open_files)
+        except BaseException:
+            engine._write_thread.shutdown(wait=False)
+            engine._read_thread.shutdown(wait=False)
+            raise
+        if engine._notifier.fileno >= 0:
+            engine._loop.add_reader(engine._notifier.fileno, engine._on_notify)
+        else:
+            _log.warning("%s: no inotify instance to be had (fs.inotify.max_user_instances); polling instead", path)
+        engine._look_task = asyncio.create_task(engine._look())
+        return engine
+
+    # In the write thread
+
+    def _open_files(self) -> None:
+        path = self.path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            check_filesystem(path.parent)
+            self._lock = FileLock(path.with_name(path.name + "-lock"))
+            self._notifier = Notifier(path.with_name(path.name + "-notify"))
+            with self._lock:
+                # Made here for its mode; never opened by us otherwise: closing any descriptor of the file would
+                # drop the POSIX locks that SQLite holds on it for the whole process.
+                try:
+                    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+                except FileExistsError:
+                    pass
+                self._open_stores()
+        except OSError as error:
+            raise DatastoreError(
+                f"{error.filename or path}: {error.strerror}; set CALICO_DATASTORE_PATH (or CALICO_STATE_DIR) to a "
+                "place this user can write"
+            ) from None
+
+    def _open_stores(self) -> None:
+        self._writer = Store(self.path, writable=True, clock=self._clock)
+        try:
+            self._reader = Store(self.path, writable=False, clock=self._clock)
+        except BaseException:
+            self._writer.close()
+            raise
+
+    def _require_file(self, store: Store) -> None:
+        """Never make an empty store in place of one that vanished: its readers would tear everything down."""
+        if store.replaced():
+            raise DatastoreError(f"{self.path}: the datastore's file has been moved away or replaced")
+
+    def _flush(self) -> None:
+        """Carry out the queued writes, up to ``_GROUP`` in one SQLite transaction."""
+        group: list[tuple[Callable[[Store], Any], asyncio.Future[Any]]] = []
+        while self._pending and len(group) < _GROUP:
+            group.append(self._pending.popleft())
+        outcomes: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
+        try:
+            with self._lock:
+                self._require_file(self._writer)
+                with self._writer.writing():
+                    self._writer.expire_leases()
+                    for work, future in group:
+                        try:
+                            outcomes.append((future, work(self._writer), None))
+                        except (Compacted, DatastoreError) as error:
+                            outcomes.append((future, None, error))
+                self._writer.checkpoint()
+            self._notifier.notify()
+        except BaseException as error:
+            outcomes = [(future, None, error) for _, future in group]
+        self._call_loop(self._finish, outcomes)
+
+    def _maintain(self) -> None:
+        with self._lock:
+            self._require_file(self._writer)
+            with self._writer.writing():
+                changed = self._writer.maintain()
+            self._writer.checkpoint()
+        if changed:
+            self._notifier.notify()
+
+    def _reopen(self) -> None:
+        """After the file came back (or another took its place)."""
+        if not self.path.exists():
+            raise DatastoreError(f"{self.path}: the datastore's file is gone")
+        with self._lock:
+            self._reader.close()
+            self._writer.close()
+            self._open_stores()
+
+    def _close_files(self) -> None:
+        with self._lock:
+            self._reader.close()
+            self._writer.close()
+        self._lock.close()
+        self._notifier.close()
+
+    # In the loop
+
+    def _call_loop(self, function: Callable[..., object], *arguments: object) -> None:
+        try:
+            self._loop.call_soon_threadsafe(partial(function, *arguments))
+        except RuntimeError:
+            pass  # the loop has ended; nobody waits any more
+
+    def _finish(self, outcomes: list[tuple[asyncio.Future[Any], Any, BaseException | None]]) -> None:
+        for future, result, error in outcomes:
+            if future.done():
+                continue
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+        self._flushing = False
+        self._schedule_flush()
+
+    def _schedule_flush(self) -> None:
+        if self._pending and not self._flushing:
+            self._flushing = True
+            self._write_thread.submit(self._flush)
+
+    async def _in_thread(self, thread: ThreadPoolExecutor, function: Callable[[], T]) -> T:
+        return await self._loop.run_in_executor(thread, function)
+
+    def _check(self) -> None:
+        if self._closed:
+            raise DatastoreError(f"{self.path}: the datastore is closed")
+        if os.getpid() != self._pid:
+            raise DatastoreError(f"{self.path}: an open datastore cannot be used in a forked child; open it there")
+
+    async def _write(self, work: Callable[[Store], T]) -> T:
+        self._check()
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._pending.append((work, future))
+        self._schedule_flush()
+        return await future
+
+    async def _read(self, work: Callable[[Store], T]) -> T:
+        self._check()
+
+        def read() -> T:
+            self._require_file(self._reader)
+            return work(self._reader)
+
+        return await self._in_thread(self._read_thread, read)
+
+    def _on_notify(self) -> None:
+        if not self._notifier.drain():
+            # Someone removed the notification file; the look once a second makes a new one.
+            self._loop.remove_reader(self._notifier.fileno)
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _look(self) -> None:
+        """Once a second: commits whose writer died before it could notify, due maintenance, a lost file."""
+        while True:
+            polling = self._notifier.fileno < 0
+            await asyncio.sleep(_POLL_PERIOD if polling else _LOOK_PERIOD)
+            try:
+                await self._look_once()
+            except DatastoreError as error:
+                _log.debug("datastore: %s", error)
+                self._wake()
+                await asyncio.sleep(_LOOK_PERIOD)
+
+    async def _look_once(self) -> None:
+        if self._reader.replaced():
+            # Both threads must be idle while the connections change.
+            await self._in_thread(self._read_thread, lambda: self._write_thread.submit(self._reopen).result())
+            self._wake()
+        if self._notifier.missing():
+            await self._renew_notifier()
+        version = await self._read(lambda store: store.data_version())
+        if version != self._data_version:
+            self._data_version = version
+            self._wake()
+        if await self._read(lambda store: store.maintenance_due()):
+            await self._in_thread(self._write_thread, self._maintain)
+
+    async def _renew_notifier(self) -> None:
+        old = self._notifier
+        if old.fileno >= 0:
+            self._loop.remove_reader(old.fileno)
+        path = self.path.with_name(self.path.name + "-notify")
+        self._notifier = await self._in_thread(self._write_thread, lambda: Notifier(path))
+        old.close()
+        if self._notifier.fileno >= 0:
+            self._loop.add_reader(self._notifier.fileno, self._on_notify)
+
+    # The KVEngine interface
+
+    async def get(self, key: str, *, revision: int = 0) -> tuple[KeyValue | None, int]:
+        return await self._read(lambda store: store.get(key, revision))
+
+    async def range(self, prefix: str, *, start_after: str = "", limit: int = 0, revision: int = 0) -> RangeResult:
+        return await self._read(lambda store: store.range(prefix, start_after, limit, revision))
+
+    async def txn(
+        self, compares: Sequence[Compare], success: Sequence[Operation], failure: Sequence[Operation] = ()
+    ) -> TxnResult:
+        check_operations(success)
+        check_operations(failure)
+        return await self._write(lambda store: store.txn(compares, success, failure))
+
+    async def put(self, key: str, value: bytes, *, lease: int = 0) -> int:
+        return (await self.txn((), [Put(key, value, lease)])).revision
+
+    async def delete(self, key: str) -> tuple[KeyValue | None, int]:
+        result = await self.txn((), [Delete(key)])
+        return result.responses[0], result.revision
+
+    async def watch(self, prefix: str, *, start_revision: int) -> AsyncIterator[WatchBatch]:
+        store_id = self._reader.id
+        revision = start_revision - 1
+        while True:
+            changed = self._changed
+            if self._reader.id != store_id:
+                # Another database took the file's place: its revisions mean nothing to this watch.
+                raise Compacted(0)
+            start = revision + 1
+            batch = await self._read(lambda store, start=start: store.events(prefix, start, WATCH_EVENTS))  # type: ignore[misc]
+            if batch.revision > revision:
+                revision = batch.revision
+                yield batch
+            else:
+                await changed.wait()
+
+    async def grant(self, ttl: int) -> int:
+        return await self._write(lambda store: store.grant(ttl))
+
+    async def keep_alive(self, lease: int) -> None:
+        await self._write(lambda store: store.keep_alive(lease))
+
+    async def revoke(self, lease: int) -> None:
+        await self._write(lambda store: store.revoke(lease))
+
+    async def compact(self, revision: int) -> None:
+        await self._write(lambda store: store.compact(revision))
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        if self._look_task is not None:
+            self._look_task.cancel()
+            await asyncio.gather(self._look_task, return_exceptions=True)
+        if self._notifier.fileno >= 0:
+            self._loop.remove_reader(self._notifier.fileno)
+        self._wake()
+        await self._in_thread(self._read_thread, lambda: None)
+        await self._in_thread(self._write_thread, self._close_files)
+        self._read_thread.shutdown(wait=False)
+        self._write_thread.shutdown(wait=False)

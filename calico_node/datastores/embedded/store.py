@@ -1,0 +1,496 @@
+"""etcd's key-value semantics in SQLite tables: synchronous, one connection, no threads, no notification.
+
+``history`` holds every event that is still kept; its id is ``revision << 16 | position in the transaction``, so the
+primary key alone orders events and finds those of a revision.  ``live`` maps each present key to its last event.
+Keys are BLOBs: compared bytewise, as etcd does.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from attrs import frozen
+
+from calico_node.datastores.kv import (
+    Compare,
+    CompareTarget,
+    Delete,
+    Event,
+    EventType,
+    Get,
+    KeyValue,
+    Operation,
+    Put,
+    RangeResult,
+    TxnResult,
+    WatchBatch,
+)
+from calico_node.errors import Compacted, DatastoreError
+
+APPLICATION_ID = 0x43414C4E  # "CALN"
+FORMAT_VERSION = 1
+MAX_OPERATIONS = 1024
+_SHIFT = 16
+COMPACTION_PERIOD = 300.0
+_SWEEP_REVISIONS = 500
+# Checkpoint without waiting above the first size; above the second also wait (busy_timeout) for readers to step
+# aside, so that the WAL starts over and stays bounded.
+_WAL_KEPT_BYTES = 1 << 20
+_WAL_PASSIVE_BYTES = 4 << 20
+_WAL_TRUNCATE_BYTES = 16 << 20
+
+_SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE history (
+    id INTEGER PRIMARY KEY, key BLOB NOT NULL, value BLOB, create_revision INTEGER NOT NULL,
+    version INTEGER NOT NULL, lease INTEGER NOT NULL
+);
+CREATE INDEX history_key ON history (key, id);
+CREATE TABLE live (key BLOB PRIMARY KEY, id INTEGER NOT NULL, lease INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX live_lease ON live (lease) WHERE lease != 0;
+CREATE TABLE lease (id INTEGER PRIMARY KEY, ttl INTEGER NOT NULL, boot TEXT NOT NULL, deadline REAL NOT NULL);
+"""
+
+_COLUMNS = "h.id, h.key, h.value, h.create_revision, h.version, h.lease"
+_Row = tuple[int, bytes, bytes | None, int, int, int]
+
+
+@frozen
+class Clock:
+    """Seconds since boot, suspended time included, and which boot: comparable between the processes of a host."""
+
+    boot: str
+
+    @classmethod
+    def system(cls) -> Clock:
+        return cls(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+
+    def now(self) -> float:
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def prefix_end(prefix: bytes) -> bytes | None:
+    """The first key after every key that starts with ``prefix``; None when there is no such key."""
+    stripped = prefix.rstrip(b"\xff")
+    return stripped[:-1] + bytes([stripped[-1] + 1]) if stripped else None
+
+
+def _key_value(row: _Row) -> KeyValue:
+    event, key, value, create_revision, version, lease = row
+    return KeyValue(bytes(key).decode(), bytes(value or b""), create_revision, event >> _SHIFT, version, lease)
+
+
+class Store:
+    """One connection to the database.  The caller holds the file lock around the methods marked "under the lock".
+
+    Raises ``DatastoreError`` for a file that is damaged, foreign or out of reach.
+    """
+
+    def __init__(self, path: Path, *, writable: bool, clock: Clock | None = None) -> None:
+        """Open, and create when ``writable``; under the lock."""
+        self.path = path
+        self._clock = clock or Clock.system()
+        try:
+            self._db = sqlite3.connect(
+                f"file:{_quote(path)}?mode=rw", uri=True, isolation_level=None, check_same_thread=False, timeout=5.0
+            )
+        except sqlite3.Error as error:
+            raise DatastoreError(f"{path}: {error}") from None
+        try:
+            with self._errors():
+                self._prepare(writable)
+            status = os.stat(path)
+            self.inode = (status.st_dev, status.st_ino)
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _prepare(self, writable: bool) -> None:
+        execute = self._db.execute
+        execute("PRAGMA wal_autocheckpoint = 0")
+        application = execute("PRAGMA application_id").fetchone()[0]
+        empty = execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+        if writable and empty and application == 0:
+            self._create()
+        elif application != APPLICATION_ID:
+            raise DatastoreError(
+                f"{self.path}: is a SQLite file of some other program, not a datastore of calico-node; set "
+                "CALICO_DATASTORE_PATH to another path, or move this file away"
+            )
+        version = execute("PRAGMA user_version").fetchone()[0]
+        if version != FORMAT_VERSION:
+            raise DatastoreError(
+                f"{self.path}: datastore format {version}, this calico-node reads {FORMAT_VERSION}; use the "
+                "calico-node release that wrote it"
+            )
+        # FULL: each commit is on the disk before it is acknowledged, so that not even a power cut loses it.
+        execute("PRAGMA synchronous = FULL")
+        execute("PRAGMA cache_size = -8192")
+        execute(f"PRAGMA journal_size_limit = {_WAL_KEPT_BYTES}")
+        if not writable:
+            execute("PRAGMA query_only = 1")
+        self.id = str(self._meta("id"))
+
+    def _create(self) -> None:
+        execute = self._db.execute
+        mode = execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        if mode != "wal":
+            raise DatastoreError(f"{self.path}: SQLite refuses write-ahead logging here (journal mode {mode!r})")
+        execute("BEGIN IMMEDIATE")
+        for statement in _SCHEMA.split(";"):
+            execute(statement)
+        start = {"id": str(uuid.uuid4()), "revision": 1, "compacted": 0, "swept": 0, "mark": 0, "mark_boot": ""}
+        self._db.executemany("INSERT INTO meta VALUES (?, ?)", [*start.items(), ("mark_time", 0.0)])
+        execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+        execute("COMMIT")
+
+    def close(self) -> None:
+        """Under the lock: the last connection to close writes the WAL back."""
+        self._db.close()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            text = str(error)
+            if "not a database" in text or "malformed" in text:
+                raise DatastoreError(
+                    f"{self.path}: {text}; stop every calico-node process on this host, move {self.path.name}, "
+                    f"{self.path.name}-wal and {self.path.name}-shm away, and restore a copy or start afresh"
+                ) from error
+            raise DatastoreError(f"{self.path}: {text}") from error
+
+    def _meta(self, name: str) -> int | str | float:
+        row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        if row is None:
+            raise DatastoreError(f"{self.path}: the record {name!r} is missing; the file is damaged")
+        value: int | str | float = row[0]
+        return value
+
+    def _set_meta(self, name: str, value: int | str | float) -> None:
+        self._db.execute("UPDATE meta SET value = ? WHERE name = ?", (value, name))
+
+    def replaced(self) -> bool:
+        """Whether the path no longer leads to the file that is open here."""
+        try:
+            status = os.stat(self.path)
+        except OSError:
+            return True
+        return (status.st_dev, status.st_ino) != self.inode
+
+    # Reading
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[int]:
+        """One consistent read; gives the revision."""
+        with self._errors():
+            self._db.execute("BEGIN")
+            try:
+                yield int(self._meta("revision"))
+            finally:
+                self._db.execute("ROLLBACK")
+
+    def data_version(self) -> int:
+        """A number that differs when another connection has committed since the last call."""
+        with self._errors():
+            return int(self._db.execute("PRAGMA data_version").fetchone()[0])
+
+    def get(self, key: str, revision: int) -> tuple[KeyValue | None, int]:
+        with self._snapshot() as current:
+            if not revision or revision == current:
+                return self._live(key.encode()), current
+            self._check_revision(revision, current)
+            row = self._db.execute(
+                f"SELECT {_COLUMNS} FROM history h WHERE h.key = ? AND h.id < ? ORDER BY h.id DESC LIMIT 1",
+                (key.encode(), (revision + 1) << _SHIFT),
+            ).fetchone()
+            return (_key_value(row) if row is not None and row[2] is not None else None), current
+
+    def _live(self, key: bytes) -> KeyValue | None:
+        row = self._db.execute(
+            f"SELECT {_COLUMNS} FROM live l JOIN history h ON h.id = l.id WHERE l.key = ?", (key,)
+        ).fetchone()
+        return None if row is None else _key_value(row)
+
+    def _check_revision(self, revision: int, current: int) -> None:
+        compacted = int(self._meta("compacted"))
+        if revision < compacted:
+            raise Compacted(compacted)
+        if revision > current:
+            raise DatastoreError(f"revision {revision} is in the future; the store is at {current}")
+
+    def range(self, prefix: str, start_after: str, limit: int, revision: int) -> RangeResult:
+        low = prefix.encode()
+        end = prefix_end(low)
+        if start_after:
+            low = max(low, start_after.encode() + b"\0")
+        count = limit + 1 if limit else -1
+        with self._snapshot() as current:
+            bounds: tuple[bytes, ...] = (low,) if end is None else (low, end)
+            if not revision or revision == current:
+                condition = "l.key >= ?" if end is None else "l.key >= ? AND l.key < ?"
+                rows = self._db.execute(
+                    f"SELECT {_COLUMNS} FROM live l JOIN history h ON h.id = l.id WHERE {condition} "
+                    "ORDER BY l.key LIMIT ?",
+                    (*bounds, count),
+                ).fetchall()
+            else:
+                self._check_revision(revision, current)
+                condition = "key >= ?" if end is None else "key >= ? AND key < ?"
+                rows = self._db.execute(
+                    f"SELECT {_COLUMNS} FROM (SELECT max(id) AS id FROM history WHERE {condition} AND id < ? "
+                    "GROUP BY key) l JOIN history h ON h.id = l.id WHERE h.value IS NOT NULL ORDER BY h.key LIMIT ?",
+                    (*bounds, (revision + 1) << _SHIFT, count),
+                ).fetchall()
+        more = bool(limit) and len(rows) > limit
+        return RangeResult(tuple(map(_key_value, rows[:limit] if more else rows)), current, more)
+
+    def events(self, prefix: str, start_revision: int, limit: int) -> WatchBatch:
+        """Events of ``prefix`` from ``start_revision`` on, at most about ``limit``, never part of a revision.
+
+        An empty batch at ``start_revision - 1`` (or before) says that nothing has happened yet.
+        """
+        low = prefix.encode()
+        end = prefix_end(low)
+        with self._snapshot() as revision:
+            compacted = int(self._meta("compacted"))
+            if start_revision < compacted:
+                raise Compacted(compacted)
+            condition = "h.key >= ?" if end is None else "h.key >= ? AND h.key < ?"
+            # "+h.key" keeps the planner on the primary key: work follows the new events, not the prefix's size.
+            query = (
+                f"SELECT {_COLUMNS}, p.id, p.key, p.value, p.create_revision, p.version, p.lease FROM history h "
+                "LEFT JOIN history p ON p.id = (SELECT max(id) FROM history WHERE key = h.key AND id < h.id) "
+                f"WHERE h.id >= ? AND {condition.replace('h.key', '+h.key')} ORDER BY h.id"
+            )
+            bounds = (low,) if end is None else (low, end)
+            found: list[Event] = []
+            for row in self._db.execute(query, (start_revision << _SHIFT, *bounds)):
+                event = _event(row)
+                if len(found) >= limit and event.kv.mod_revision != found[-1].kv.mod_revision:
+                    return WatchBatch(found[-1].kv.mod_revision, tuple(found))
+                found.append(event)
+        return WatchBatch(revision, tuple(found))
+
+    # Writing, under the lock
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """One SQLite transaction, durable when this returns; several ``txn`` calls may share it."""
+        with self._errors():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    def txn(
+        self, compares: Sequence[Compare], success: Sequence[Operation], failure: Sequence[Operation]
+    ) -> TxnResult:
+        """Carry out one transaction inside ``writing``."""
+        succeeded = all(self._holds(compare) for compare in compares)
+        operations = success if succeeded else failure
+        self._check_leases(operations)
+        revision = int(self._meta("revision"))
+        writer = _Writer(self._db, revision + 1)
+        responses: list[KeyValue | None] = []
+        for operation in operations:
+            previous = self._live(operation.key.encode())
+            if isinstance(operation, Get):
+                responses.append(previous)
+            elif isinstance(operation, Put):
+                writer.put(operation, previous)
+                responses.append(None)
+            else:
+                writer.delete(operation.key, previous)
+                responses.append(previous)
+        if writer.position:
+            revision += 1
+            self._set_meta("revision", revision)
+        return TxnResult(succeeded, revision, tuple(responses))
+
+    def _holds(self, compare: Compare) -> bool:
+        found = self._live(compare.key.encode())
+        if compare.target is CompareTarget.VERSION:
+            return (found.version if found else 0) == compare.value
+        return (found.mod_revision if found else 0) == compare.value
+
+    def _check_leases(self, operations: Sequence[Operation]) -> None:
+        for operation in operations:
+            if isinstance(operation, Put) and operation.lease:
+                self._require_lease(operation.lease)
+
+    def _require_lease(self, lease: int) -> int:
+        row = self._db.execute("SELECT ttl FROM lease WHERE id = ?", (lease,)).fetchone()
+        if row is None:
+            raise DatastoreError(f"lease {lease} does not exist, or has run out")
+        return int(row[0])
+
+    # Leases
+
+    def grant(self, ttl: int) -> int:
+        lease = uuid.uuid4().int & (2**62 - 1) or 1
+        self._db.execute(
+            "INSERT INTO lease VALUES (?, ?, ?, ?)", (lease, ttl, self._clock.boot, self._clock.now() + ttl)
+        )
+        return lease
+
+    def keep_alive(self, lease: int) -> None:
+        ttl = self._require_lease(lease)
+        self._db.execute(
+            "UPDATE lease SET deadline = ?, boot = ? WHERE id = ?", (self._clock.now() + ttl, self._clock.boot, lease)
+        )
+
+    def revoke(self, lease: int) -> None:
+        self._require_lease(lease)
+        self._drop_lease(lease)
+
+    def _drop_lease(self, lease: int) -> None:
+        keys = [bytes(row[0]) for row in self._db.execute("SELECT key FROM live WHERE lease = ?", (lease,))]
+        self._db.execute("DELETE FROM lease WHERE id = ?", (lease,))
+        if keys:
+            self.txn((), [Delete(key.decode()) for key in keys], ())
+
+    def _expired(self) -> list[int]:
+        # A lease of an earlier boot has run out: no process that could have kept it alive has survived.
+        rows = self._db.execute(
+            "SELECT id FROM lease WHERE boot != ? OR deadline <= ?", (self._clock.boot, self._clock.now())
+        )
+        return [row[0] for row in rows]
+
+    def expire_leases(self) -> int:
+        """Inside ``writing``: drop the leases that have run out, with their keys; how many."""
+        expired = self._expired()
+        for lease in expired:
+            self._drop_lease(lease)
+        return len(expired)
+
+    # Compaction
+
+    def compact(self, revision: int) -> None:
+        """Inside ``writing``: forget history before ``revision``; ``sweep`` then removes the rows."""
+        current, compacted = int(self._meta("revision")), int(self._meta("compacted"))
+        if revision > current:
+            raise DatastoreError(f"revision {revision} is in the future; the store is at {current}")
+        if revision <= compacted:
+            raise Compacted(compacted)
+        self._set_meta("compacted", revision)
+
+    def _mark_age(self) -> float:
+        if self._meta("mark_boot") != self._clock.boot:
+            return COMPACTION_PERIOD + 1
+        return self._clock.now() - float(self._meta("mark_time"))
+
+    def maintenance_due(self) -> bool:
+        """Whether ``maintain`` has something to do; a read."""
+        with self._snapshot():
+            return bool(
+                self._expired()
+                or int(self._meta("swept")) < int(self._meta("compacted"))
+                or self._mark_age() > COMPACTION_PERIOD
+            )
+
+    def maintain(self) -> bool:
+        """Inside ``writing``: expire leases, compact to where the store was a period ago, sweep one slice.
+
+        True when keys changed.
+        """
+        changed = self.expire_leases() > 0
+        if self._mark_age() > COMPACTION_PERIOD:
+            mark = int(self._meta("mark"))
+            if mark > int(self._meta("compacted")):
+                self._set_meta("compacted", mark)
+            self._set_meta("mark", int(self._meta("revision")))
+            self._set_meta("mark_boot", self._clock.boot)
+            self._set_meta("mark_time", self._clock.now())
+        self._sweep()
+        return changed
+
+    def _sweep(self) -> None:
+        """Remove rows that compaction made unreachable: work follows the events since the last sweep."""
+        compacted, swept = int(self._meta("compacted")), int(self._meta("swept"))
+        if swept >= compacted:
+            return
+        until = min(swept + _SWEEP_REVISIONS, compacted)
+        low, high = swept << _SHIFT, (until + 1) << _SHIFT
+        self._db.execute(
+            "DELETE FROM history WHERE id IN (SELECT old.id FROM history new JOIN history old "
+            "ON old.key = new.key AND old.id < new.id WHERE new.id >= ? AND new.id < ?)",
+            (low, high),
+        )
+        self._db.execute(
+            "DELETE FROM history WHERE value IS NULL AND id >= ? AND id < ?", (low, min(high, compacted << _SHIFT))
+        )
+        self._set_meta("swept", until)
+
+    def checkpoint(self) -> None:
+        """Under the lock: keep the WAL bounded."""
+        try:
+            size = os.stat(f"{self.path}-wal").st_size
+        except FileNotFoundError:
+            return
+        if size > _WAL_PASSIVE_BYTES:
+            mode = "TRUNCATE" if size > _WAL_TRUNCATE_BYTES else "PASSIVE"
+            with self._errors():
+                self._db.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+
+
+class _Writer:
+    """Writes the events of one transaction, all at one revision."""
+
+    def __init__(self, db: sqlite3.Connection, revision: int) -> None:
+        self._db = db
+        self._revision = revision
+        self.position = 0
+
+    def put(self, operation: Put, previous: KeyValue | None) -> None:
+        created = previous.create_revision if previous else self._revision
+        version = previous.version + 1 if previous else 1
+        event = self._append(operation.key, operation.value, created, version, operation.lease)
+        self._db.execute(
+            "INSERT INTO live VALUES (?, ?, ?) "
+            "ON CONFLICT (key) DO UPDATE SET id = excluded.id, lease = excluded.lease",
+            (operation.key.encode(), event, operation.lease),
+        )
+
+    def delete(self, key: str, previous: KeyValue | None) -> None:
+        if previous is not None:
+            self._append(key, None, 0, 0, 0)
+            self._db.execute("DELETE FROM live WHERE key = ?", (key.encode(),))
+
+    def _append(self, key: str, value: bytes | None, created: int, version: int, lease: int) -> int:
+        event = self._revision << _SHIFT | self.position
+        self.position += 1
+        self._db.execute(
+            "INSERT INTO history VALUES (?, ?, ?, ?, ?, ?)", (event, key.encode(), value, created, version, lease)
+        )
+        return event
+
+
+def check_operations(operations: Sequence[Operation]) -> None:
+    """Refuse what etcd refuses: one key written twice in a transaction, or too many operations."""
+    written = [operation.key for operation in operations if not isinstance(operation, Get)]
+    if len(set(written)) != len(written):
+        raise DatastoreError("a transaction may write each key only once")
+    if len(operations) > MAX_OPERATIONS:
+        raise DatastoreError(f"a transaction may have at most {MAX_OPERATIONS} operations")
+
+
+def _event(row: tuple[int | bytes | None, ...]) -> Event:
+    kv = _key_value(row[:6])  # type: ignore[arg-type]
+    previous = _key_value(row[6:]) if row[6] is not None and row[8] is not None else None  # type: ignore[arg-type]
+    return Event(EventType.DELETE if row[2] is None else EventType.PUT, kv, previous)
+
+
+def _quote(path: Path) -> str:
+    return str(path.absolute()).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
