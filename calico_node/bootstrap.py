@@ -46,12 +46,12 @@ def find_python() -> str:
     if sys.version_info >= (3, 11):  # noqa: UP036 (an older one may run this)
         return sys.executable
     for minor in range(14, 10, -1):
-        path = shutil.which("python3.%d" % minor)
+        path = shutil.which(f"python3.{minor}")
         if path:
             return path
     raise BootstrapError(
-        "calico-node needs Python 3.11 or newer; this is %d.%d (Debian 12 and Ubuntu 24.04 have a new one)"
-        % sys.version_info[:2]
+        f"calico-node needs Python 3.11 or newer; this is {sys.version_info[0]}.{sys.version_info[1]} "
+        "(Debian 12 and Ubuntu 24.04 have a new one)"
     )
 
 
@@ -68,16 +68,16 @@ def _open(url: str) -> bytes:
         with urllib.request.urlopen(url, timeout=60, context=context) as answer:
             return bytes(answer.read())
     except urllib.error.HTTPError as error:
-        raise BootstrapError("the package index answers %d for %s" % (error.code, url)) from None
+        raise BootstrapError(f"the package index answers {error.code} for {url}") from None
     except urllib.error.URLError as error:
         if isinstance(error.reason, ssl.SSLCertVerificationError):
             raise BootstrapError(
-                "the certificate of the package index cannot be verified ({}): install ca-certificates, or set "
-                "SSL_CERT_FILE".format(error.reason.verify_message)
+                f"the certificate of the package index cannot be verified ({error.reason.verify_message}): "
+                "install ca-certificates, or set SSL_CERT_FILE"
             ) from None
-        raise BootstrapError("no network to the package index: {}: {}".format(url, error.reason)) from None
+        raise BootstrapError(f"no network to the package index: {url}: {error.reason}") from None
     except OSError as error:
-        raise BootstrapError("no network to the package index: {}: {}".format(url, error)) from None
+        raise BootstrapError(f"no network to the package index: {url}: {error}") from None
 
 
 def fetch_pip() -> str:
@@ -93,11 +93,12 @@ def fetch_pip() -> str:
         if urllib.parse.unquote(url).rpartition("/")[2] == PIP_WHEEL:
             break
     else:
-        raise BootstrapError("the package index {} does not have {}".format(index, PIP_WHEEL))
+        raise BootstrapError(f"the package index {index} does not have {PIP_WHEEL}")
     body = _open(url)
     if hashlib.sha256(body).hexdigest() != PIP_SHA256:
-        raise BootstrapError("{} from {} is not the file that was pinned: its sha256 differs".format(PIP_WHEEL, url))
-    temporary = "%s.%d" % (target, os.getpid())
+        raise BootstrapError(f"{PIP_WHEEL} from {url} is not the file that was pinned: its sha256 differs")
+    os.makedirs(CACHE, exist_ok=True)
+    temporary = f"{target}.{os.getpid()}"
     with open(temporary, "wb") as file:
         file.write(body)
     os.replace(temporary, target)
@@ -111,12 +112,12 @@ def _sha256(path: str) -> str:
 
 def make_venv(python: str) -> None:
     """Make ``.venv`` under a temporary name and rename it, so that a half-made one never looks usable."""
-    temporary = "%s-%d" % (VENV, os.getpid())
+    temporary = f"{VENV}-{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
     result = subprocess.run([python, "-m", "venv", "--without-pip", temporary], capture_output=True, text=True)
     if result.returncode != 0:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise BootstrapError("python3 -m venv failed: {}".format((result.stderr or result.stdout).strip()))
+        raise BootstrapError(f"python3 -m venv failed: {(result.stderr or result.stdout).strip()}")
     scripts = os.path.join(temporary, "bin")
     for name in os.listdir(scripts):
         path = os.path.join(scripts, name)
@@ -131,7 +132,7 @@ def make_venv(python: str) -> None:
 
 def _stamp(extra: str) -> str:
     with open(os.path.join(ROOT, "pyproject.toml"), "rb") as file:
-        return "{} {} {}".format(hashlib.sha256(file.read()).hexdigest(), extra, ROOT)
+        return f"{hashlib.sha256(file.read()).hexdigest()} {extra} {ROOT}"
 
 
 def _ready(extra: str) -> bool:
@@ -155,14 +156,14 @@ def set_up(extra: str = "") -> str:
         return scripts
     python = find_python()
     os.makedirs(os.path.join(CACHE, "tmp"), exist_ok=True)
-    print("setting up {} (once) ...".format(VENV), file=sys.stderr, flush=True)
+    print(f"setting up {VENV} (once) ...", file=sys.stderr, flush=True)
     wheel = fetch_pip()
     if not os.path.exists(os.path.join(VENV, "pyvenv.cfg")) or not os.path.exists(os.path.join(scripts, "python")):
         make_venv(python)
     environment = dict(os.environ)
     environment["TMPDIR"] = os.path.join(CACHE, "tmp")
     environment["PYTHONDONTWRITEBYTECODE"] = ""
-    project = ".[{}]".format(extra) if extra else "."
+    project = f".[{extra}]" if extra else "."
     for wanted in (["--no-index", wheel], ["--editable", project]):
         command = [os.path.join(scripts, "python"), os.path.join(wheel, "pip"), "install", "--quiet"]
         command += [
@@ -186,10 +187,6 @@ def _why(output: str) -> str:
     if "No matching distribution" in text or "Could not find a version" in text:
         import platform
 
-        return "a dependency has no wheel for this machine (%s, Python %d.%d): %s" % (
-            platform.machine(),
-            sys.version_info[0],
-            sys.version_info[1],
-            text,
-        )
-    return "pip could not install the dependencies: {}".format(text)
+        version = f"{platform.machine()}, Python {sys.version_info[0]}.{sys.version_info[1]}"
+        return f"a dependency has no wheel for this machine ({version}): {text}"
+    return f"pip could not install the dependencies: {text}"
