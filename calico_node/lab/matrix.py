@@ -1,0 +1,89 @@
+"""Who reaches whom, as a table for the eye: a row per source, a column per target and port."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from calico_node.lab.probes import Expectation, Probe, Result
+
+_YES, _NO = "✔", "·"
+
+
+def render(
+    results: Sequence[Result], expectations: Iterable[Expectation], title: str, width: int = 120
+) -> list[Table]:
+    """One or more tables, each at most about ``width`` columns wide.
+
+    A cell that contradicts an expectation is drawn in reverse with an exclamation mark; one that an expectation
+    covers and confirms is bold.
+    """
+    expected = {expectation.probe: expectation.allowed for expectation in expectations}
+    cells: dict[tuple[str, tuple[str, str]], Result] = {}
+    columns: dict[tuple[str, str], None] = {}
+    rows: dict[str, None] = {}
+    for result in results:
+        column = (result.probe.target, result.probe.service)
+        cells[result.probe.source, column] = result
+        columns[column] = None
+        rows[result.probe.source] = None
+    common = _common_namespace([*rows, *(target for target, _ in columns)])
+    heads = {column: _head(column, common) for column in columns}
+    first = max((len(_short(row, common)) for row in rows), default=4) + 4
+    tables = []
+    for part in _split(list(columns), heads, width - first):
+        table = Table(title=title if not tables else None, title_justify="left", pad_edge=False)
+        table.add_column("from \\ to", no_wrap=True)
+        for column in part:
+            table.add_column(heads[column], justify="center", no_wrap=True)
+        for row in rows:
+            table.add_row(_short(row, common), *(_cell(cells.get((row, column)), expected) for column in part))
+        tables.append(table)
+    return tables
+
+
+def _cell(result: Result | None, expected: Mapping[Probe, bool]) -> Text:
+    if result is None:
+        return Text("")
+    wanted = expected.get(result.probe)
+    mark, colour = (_YES, "green") if result.allowed else (_NO, "red")
+    if wanted is not None and wanted != result.allowed:
+        return Text(f" {mark}! ", style=f"bold reverse {colour}")
+    return Text(mark, style=f"bold {colour}" if wanted is not None else colour)
+
+
+def _common_namespace(names: Sequence[str]) -> str:
+    """The namespace most pods are in, which need not be spelled out in every heading ("" for none)."""
+    counts: dict[str, int] = {}
+    for name in dict.fromkeys(names):
+        namespace, slash, _ = name.partition("/")
+        if slash and ":" not in namespace:
+            counts[namespace] = counts.get(namespace, 0) + 1
+    return max(counts, key=lambda namespace: counts[namespace]) if counts else ""
+
+
+def _short(name: str, common: str) -> str:
+    return name.removeprefix(f"{common}/") if common else name
+
+
+def _head(column: tuple[str, str], common: str) -> str:
+    target, service = column
+    name = _short(target, common)
+    return f"{name}\n{service}" if "/" not in name or len(name) < 16 else name.replace("/", "/\n", 1) + f"\n{service}"
+
+
+def _split(
+    columns: list[tuple[str, str]], heads: Mapping[tuple[str, str], str], width: int
+) -> list[list[tuple[str, str]]]:
+    parts: list[list[tuple[str, str]]] = [[]]
+    used = 0
+    for column in columns:
+        size = max(len(line) for line in heads[column].split("\n")) + 3
+        if parts[-1] and used + size > width:
+            parts.append([])
+            used = 0
+        parts[-1].append(column)
+        used += size
+    return parts
