@@ -1,0 +1,1 @@
+"""A third-party package for calico-node: one dataplane and one component."""

@@ -1,0 +1,83 @@
+"""How a node chooses its address and the default pool (``node/pkg/lifecycle/startup``)."""
+
+from __future__ import annotations
+
+import pytest
+
+from calico_node.errors import SettingsError
+from calico_node.startup import HostAddress, choose_address, default_pool_cidr, detect_address, parse_as_number
+
+ADDRESSES = [
+    HostAddress("169.254.9.9/16", "eth9", 9),
+    HostAddress("10.244.0.1/32", "cali123", 8),
+    HostAddress("172.17.0.1/16", "docker0", 7),
+    HostAddress("192.168.7.5/24", "eth1", 3),
+    HostAddress("10.0.0.5/24", "eth0", 2),
+    HostAddress("fd00::5/64", "eth0", 2),
+    HostAddress("127.0.0.1/8", "lo", 1),
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("", "192.168.7.5/24"),
+        ("first-found", "192.168.7.5/24"),
+        ("interface=eth0", "10.0.0.5/24"),
+        ("interface=docker.*", "172.17.0.1/16"),
+        ("skip-interface=eth1", "10.0.0.5/24"),
+        ("cidr=10.0.0.0/8", "10.244.0.1/32"),
+        ("cidr=10.0.0.0/16,192.168.0.0/16", "192.168.7.5/24"),
+    ],
+)
+def test_detection_methods(method: str, expected: str) -> None:
+    assert detect_address(4, method, ADDRESSES) == expected
+
+
+@pytest.mark.parametrize("method", ["interface=wlan0", "cidr=10.9.0.0/16", "fastest", "interface=(", "cidr=x"])
+def test_a_method_that_finds_nothing_or_is_unknown_is_named(method: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        detect_address(4, method, ADDRESSES)
+    assert method in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "present", "expected"),
+    [
+        ("", "", "192.168.7.5/24"),
+        ("", "10.9.9.9/24", "10.9.9.9/24"),
+        ("autodetect", "10.9.9.9/24", "192.168.7.5/24"),
+        ("none", "10.9.9.9/24", "10.9.9.9/24"),
+        ("none", "", None),
+        ("10.0.0.5", "", "10.0.0.5/24"),
+        ("10.0.0.6", "", "10.0.0.6/32"),
+        ("10.0.0.6/20", "10.9.9.9/24", "10.0.0.6/20"),
+    ],
+)
+def test_the_ip_variable(text: str, present: str, expected: str | None) -> None:
+    assert choose_address(4, text, present, "", ADDRESSES) == expected
+
+
+def test_ipv6_is_not_detected_unless_asked() -> None:
+    assert choose_address(6, "", "", "", ADDRESSES) is None
+    assert choose_address(6, "autodetect", "", "", ADDRESSES) == "fd00::5/64"
+
+
+@pytest.mark.parametrize("text", ["10.0.0", "fd00::1", "eth0"])
+def test_a_bad_address_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match="IP = "):
+        choose_address(4, text, "", "", ADDRESSES)
+
+
+def test_as_numbers() -> None:
+    assert parse_as_number("64512") == 64512
+    assert parse_as_number("1.10") == 65546
+    for bad in ("x", "1.70000", "4294967296", "-1", "1.2.3"):
+        with pytest.raises(SettingsError, match="AS = "):
+            parse_as_number(bad)
+
+
+def test_the_default_pool_avoids_the_hosts_own_addresses() -> None:
+    assert default_pool_cidr({}, ADDRESSES[-3:]) == "192.168.0.0/16"
+    assert default_pool_cidr({}, ADDRESSES) == "172.16.0.0/16"
+    assert default_pool_cidr({"CALICO_IPV4POOL_CIDR": "10.1.0.0/16"}, ADDRESSES) == "10.1.0.0/16"
