@@ -18,7 +18,7 @@ PACKAGE = ROOT / "examples/plugins/printing-dataplane"
 NETNS = f"plugin-{os.getpid()}"
 
 
-@pytest.fixture()
+@pytest.fixture
 def netns() -> Iterator[str]:
     """A namespace with one address, so that the node needs nothing of the host."""
     subprocess.run(["ip", "netns", "add", NETNS], check=True)
