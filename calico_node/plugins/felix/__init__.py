@@ -1,0 +1,1 @@
+"""Felix: the calculation graph (``calc``, pure) and the component that drives it."""
