@@ -1,0 +1,94 @@
+"""Names that several programs must derive alike: WorkloadEndpoint names and host-side interface names.
+
+Source: Calico ``libcalico-go/lib/names/workloadendpoint.go`` and the CNI plugin's ``VethNameForWorkload``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from attrs import frozen
+
+from calico_node.errors import ValidationError
+
+INTERFACE_PREFIX = "cali"
+
+
+@frozen
+class WorkloadEndpointName:
+    """The four parts of a WorkloadEndpoint's name; ``workload`` is the pod for ``k8s``, the container ID for
+    ``cni``, the word libnetwork for ``libnetwork``."""
+
+    node: str
+    orchestrator: str
+    workload: str
+    endpoint: str
+
+    def __str__(self) -> str:
+        return workload_endpoint_name(self.node, self.orchestrator, self.workload, self.endpoint)
+
+
+def workload_endpoint_name(node: str, orchestrator: str, workload: str, endpoint: str) -> str:
+    """``node-a``, ``k8s``, ``nginx-1``, ``eth0`` -> ``node--a-k8s-nginx--1-eth0``.
+
+    Raises ``ValidationError`` for a part that is empty or starts or ends with a dash.
+    """
+    parts = (node, orchestrator, "libnetwork" if orchestrator == "libnetwork" else workload, endpoint)
+    return "-".join(_segment(part, what) for part, what in zip(parts, _PARTS, strict=True))
+
+
+def workload_endpoint_prefix(node: str, orchestrator: str = "", workload: str = "") -> str:
+    """The start of every name with these parts, up to the first empty one: ``node--1-k8s-``.
+
+    Two nodes' prefixes may overlap (``a-`` is one of ``a--b-…``, too): compare ``spec.node`` as well.
+    """
+    prefix = ""
+    for part, what in zip((node, orchestrator, workload), _PARTS, strict=False):
+        if not part:
+            break
+        prefix += _segment(part, what) + "-"
+    return prefix
+
+
+def parse_workload_endpoint_name(name: str) -> WorkloadEndpointName:
+    """The inverse of ``workload_endpoint_name``.  Raises ``ValidationError``."""
+    parts, current, index = [], "", 0
+    while index < len(name):
+        if name[index] != "-":
+            current += name[index]
+            index += 1
+        elif name[index + 1 : index + 2] == "-":
+            current += "-"
+            index += 2
+        else:
+            parts.append(current)
+            current = ""
+            index += 1
+    parts.append(current)
+    if len(parts) != 4:
+        raise ValidationError(
+            f"WorkloadEndpoint name {name!r} does not have the four parts node-orchestrator-workload-endpoint",
+            value=name,
+        )
+    for part, what in zip(parts, _PARTS, strict=True):
+        _segment(part, what)
+    return WorkloadEndpointName(*parts)
+
+
+_PARTS = ("node", "orchestrator", "workload", "endpoint")
+
+
+def _segment(part: str, what: str) -> str:
+    if not part or part.startswith("-") or part.endswith("-"):
+        raise ValidationError(
+            f"{what} {part!r} cannot be part of a WorkloadEndpoint name: it is empty or starts or ends with a dash",
+            field=what,
+            value=part,
+        )
+    return part.replace("-", "--")
+
+
+def veth_name(namespace: str, pod: str, prefix: str = INTERFACE_PREFIX) -> str:
+    """The host-side interface of a pod: the prefix and 11 hex digits of the SHA-1 of ``<namespace>.<pod>``."""
+    digest = hashlib.sha1(f"{namespace}.{pod}".encode(), usedforsecurity=False).hexdigest()
+    return prefix + digest[:11]
