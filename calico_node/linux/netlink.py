@@ -11,6 +11,7 @@ A message is ``bytes``: the 16-byte ``nlmsghdr`` with sequence number 0 (the soc
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import errno
 import os
 import socket
@@ -53,6 +54,7 @@ NETLINK_ADD_MEMBERSHIP = 1
 NETLINK_CAP_ACK = 10
 NETLINK_EXT_ACK = 11
 NETLINK_GET_STRICT_CHK = 12
+SO_ATTACH_FILTER = 26
 SO_SNDBUFFORCE = 32
 SO_RCVBUFFORCE = 33
 
@@ -195,6 +197,8 @@ class NetlinkSocket:
         self._netns = netns
         self._sock = _open(protocol, netns)
         self._sock.bind((0, 0))
+        self.port: int = self._sock.getsockname()[0]
+        """This socket's netlink port, the sender in the notifications its requests cause."""
         for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK):
             self._sock.setsockopt(SOL_NETLINK, option, 1)
         if protocol == NETLINK_ROUTE:
@@ -423,6 +427,18 @@ class Subscription:
 
     def close(self) -> None:
         self._sock.close()
+
+    def ignore_port(self, port: int) -> None:
+        """From now on leave out, in the kernel, notifications of changes that netlink port ``port`` asked for."""
+        # Load nlmsg_pid as the filter machine sees it (big-endian), compare, drop or take whole.
+        (swapped,) = struct.unpack(">I", _U32.pack(port))
+        program = b"".join(
+            struct.pack("=HBBI", *instruction)
+            for instruction in ((0x20, 0, 0, 12), (0x15, 0, 1, swapped), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
+        )
+        buffer = ctypes.create_string_buffer(program)
+        filter_header = struct.pack("@HP", 4, ctypes.addressof(buffer))
+        self._sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, filter_header)
 
     async def receive(self, limit: int = 64) -> tuple[list[bytes], bool]:
         """Wait, then take what is there, at most ``limit`` datagrams: the messages, and whether some were lost."""

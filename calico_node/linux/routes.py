@@ -1,0 +1,593 @@
+"""The main routing table as desired state: who owns which route, and what to change; no socket in here.
+
+``RouteTable`` holds what the owners want, what the kernel has, and the prefixes where the two may differ.  The shell
+around it (``reconciler``) feeds it dumps and notifications, takes changes out, carries them out and reports back.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import Enum
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+from calico_node.errors import NetlinkError
+from calico_node.linux.rtnetlink import (
+    IPV6_DEFAULT_METRIC,
+    RT_SCOPE_LINK,
+    RT_SCOPE_UNIVERSE,
+    RTN_BLACKHOLE,
+    RTN_UNICAST,
+    RTN_UNREACHABLE,
+    RTPROT_BIRD,
+    RTPROT_BOOT,
+    RTPROT_CALICO,
+    Link,
+    NextHop,
+    Path,
+    pack_address,
+    pack_prefix,
+    unpack_prefix,
+)
+
+R = TypeVar("R")
+
+FELIX = "felix"
+BGP = "bgp"
+RANK = (FELIX, BGP)
+"""Where two owners want one prefix, the earlier wins."""
+
+UNKNOWN_ROUTE_GRACE = 10.0
+"""Seconds an unknown route on a workload interface is left alone: the CNI adds it before Felix knows the pod."""
+RETRY_DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0, 10.0)
+
+TYPES: Mapping[str, int] = {"unicast": RTN_UNICAST, "blackhole": RTN_BLACKHOLE, "unreachable": RTN_UNREACHABLE}
+TYPE_NAMES: Mapping[int, str] = {number: name for name, number in TYPES.items()}
+
+
+class WantedRoute(Protocol):
+    """What an owner gives: the attributes of ``dataplanes.contract.Route``; ``type`` is an enum of ``TYPES``."""
+
+    @property
+    def dst(self) -> str: ...
+    @property
+    def type(self) -> Enum: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def gateways(self) -> tuple[str, ...]: ...
+    @property
+    def onlink(self) -> bool: ...
+    @property
+    def scope_link(self) -> bool: ...
+    @property
+    def protocol(self) -> int: ...
+    @property
+    def metric(self) -> int: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def mtu(self) -> int: ...
+
+
+class Ownership:
+    """Which routes of the main table are whose (Felix's rules for cleaning up, BIRD's protocol number).
+
+    Felix owns ``felix_protocol`` (80) anywhere, every route on workload interfaces (only protocols 3 and 80 there
+    with ``remove_external`` off, FelixConfiguration removeExternalRoutes), and every route on its own tunnel
+    devices.  BGP owns protocol 12.  IPv6 link-local and multicast prefixes are nobody's.
+    """
+
+    def __init__(
+        self,
+        *,
+        workload_prefixes: Sequence[str] = ("cali",),
+        exclusive_devices: Iterable[str] = ("vxlan.calico", "vxlan-v6.calico", "bpfin.cali"),
+        felix_protocol: int = RTPROT_CALICO,
+        remove_external: bool = True,
+    ) -> None:
+        self._prefixes = tuple(workload_prefixes)
+        self._exclusive = frozenset(exclusive_devices)
+        self._felix_protocol = felix_protocol
+        self._remove_external = remove_external
+
+    def is_workload(self, device: str) -> bool:
+        return device.startswith(self._prefixes) and device not in self._exclusive
+
+    def owners(self, prefix: bytes, path: Path, devices: Sequence[str]) -> tuple[str, ...]:
+        """Who may remove this route when it is not wanted; empty: nobody."""
+        if len(prefix) == 17 and (prefix[1] == 0xFF or (prefix[1] == 0xFE and prefix[2] & 0xC0 == 0x80)):
+            return ()
+        found: tuple[str, ...] = ()
+        if (
+            path.protocol == self._felix_protocol
+            or (devices and all(device in self._exclusive for device in devices))
+            or (
+                devices
+                and all(self.is_workload(device) for device in devices)
+                and (self._remove_external or path.protocol in (RTPROT_BOOT, RTPROT_CALICO))
+            )
+        ):
+            found = (FELIX,)
+        if path.protocol == RTPROT_BIRD:
+            found = (*found, BGP)
+        return found
+
+    def has_grace(self, path: Path, devices: Sequence[str]) -> bool:
+        """Whether a route is Felix's only for the interface it is on."""
+        return path.protocol not in (self._felix_protocol, RTPROT_BIRD) and any(
+            self.is_workload(device) for device in devices
+        )
+
+
+class Change(NamedTuple):
+    """One write: put ``path`` at ``prefix`` (replacing the route of the same metric if ``replace``), or delete it."""
+
+    prefix: bytes
+    path: Path
+    delete: bool = False
+    replace: bool = False
+
+
+class Plan(NamedTuple):
+    """The changes for one prefix; ``deletes`` only after all ``puts`` succeeded, so that the way never breaks."""
+
+    puts: tuple[Change, ...] = ()
+    deletes: tuple[Change, ...] = ()
+    conflict: Path | None = None
+
+
+def satisfies(present: Path, wanted: Path) -> bool:
+    """Whether the kernel's route is the wanted one; an interface left open matches any."""
+    if present == wanted:
+        return True
+    if len(present.hops) != len(wanted.hops) or all(hop.ifindex for hop in wanted.hops):
+        return False
+    open_hops = sorted(hop if hop.ifindex else hop._replace(ifindex=0) for hop in wanted.hops)
+    matched = sorted(
+        NextHop(p.gateway, p.ifindex if w.ifindex else 0)
+        for p, w in zip(sorted(present.hops), sorted(wanted.hops, key=lambda hop: hop.gateway), strict=True)
+    )
+    return matched == open_hops and present._replace(hops=()) == wanted._replace(hops=())
+
+
+def plan(
+    prefix: bytes,
+    wanted: Path | None,
+    present: Sequence[Path],
+    *,
+    removable: Callable[[Path], bool],
+    replaceable: Callable[[Path], bool],
+) -> Plan:
+    """What brings ``prefix`` from ``present`` to ``wanted``.
+
+    The kernel tells routes of one prefix apart by metric.  A route of the wanted metric that may not be replaced is
+    a conflict: then nothing is changed, the old way included.
+    """
+    if wanted is None:
+        return Plan(deletes=tuple(Change(prefix, path, delete=True) for path in present if removable(path)))
+    same = [path for path in present if path.metric == wanted.metric]
+    puts: tuple[Change, ...] = ()
+    if not any(satisfies(path, wanted) for path in same):
+        for path in same:
+            if not replaceable(path):
+                return Plan(conflict=path)
+        puts = (Change(prefix, wanted, replace=bool(same)),)
+    deletes = tuple(
+        Change(prefix, path, delete=True) for path in present if path.metric != wanted.metric and removable(path)
+    )
+    return Plan(puts, deletes)
+
+
+class _Failure(NamedTuple):
+    reason: str
+    attempts: int
+    due: float
+
+
+class RouteTable(Generic[R]):
+    """Desired and present routes of the main table, both families.
+
+    ``render(prefix text, path, device names)`` makes what ``visible`` shows of a present route.  Routes BGP wants
+    itself are not shown: they are its own, not news.  All times are seconds of one monotonic clock.
+    """
+
+    def __init__(self, render: Callable[[str, Path, tuple[str, ...]], R | None], ownership: Ownership) -> None:
+        self._render = render
+        self.ownership = ownership
+        self._desired: dict[str, dict[bytes, WantedRoute]] = {owner: {} for owner in RANK}
+        self._by_device: dict[str, dict[bytes, None]] = {}
+        self._felix_devices: Counter[str] = Counter()
+        self._present: dict[bytes, tuple[Path, ...]] = {}
+        self._by_index: dict[int, set[bytes]] = {}
+        self._links: dict[int, Link] = {}
+        self._index: dict[str, int] = {}
+        self._paths: dict[tuple[Any, ...], Path | None] = {}
+        self._dirty: dict[str, dict[bytes, None]] = {owner: {} for owner in (*RANK, "")}
+        self._released: dict[bytes, set[str]] = {}
+        self._pruning: set[str] = set()
+        self._unknown_since: dict[tuple[bytes, Path], float] = {}
+        self._deferred: dict[bytes, float] = {}
+        self._failed: dict[bytes, _Failure] = {}
+        self._stale_addresses: set[bytes] = set()
+        self.visible: dict[bytes, tuple[R, ...]] = {}
+        self.version = 0
+        """Counts the changes of ``visible``."""
+
+    # What owners say
+
+    def want(self, owner: str, routes: Iterable[WantedRoute]) -> None:
+        """Add or replace desired routes of ``owner`` by destination.  Raises ``ValueError`` for a bad destination."""
+        desired, dirty = self._desired[owner], self._dirty[owner]
+        for route in routes:
+            prefix = pack_prefix(route.dst)
+            old = desired.get(prefix)
+            if old is route:
+                continue
+            desired[prefix] = route
+            if old is None:
+                if owner == BGP and prefix in self._present:
+                    self._show(prefix)
+            else:
+                self._count_device(owner, old, prefix, -1)
+                if owner == FELIX and old.device != route.device:
+                    self._address_moved(prefix)
+            self._count_device(owner, route, prefix, 1)
+            dirty[prefix] = None
+
+    def unwant(self, owner: str, destinations: Iterable[str]) -> None:
+        """Drop desired routes; they are removed from the kernel whether or not ``prune`` was called."""
+        desired, dirty = self._desired[owner], self._dirty[owner]
+        for destination in destinations:
+            prefix = pack_prefix(destination)
+            route = desired.pop(prefix, None)
+            if route is None:
+                continue
+            self._count_device(owner, route, prefix, -1)
+            if owner == FELIX and route.device:
+                self._address_moved(prefix)
+            self._released.setdefault(prefix, set()).add(owner)
+            dirty[prefix] = None
+            if owner == BGP and prefix in self._present:
+                self._show(prefix)
+
+    def prune(self, owner: str) -> None:
+        """From now on, what carries ``owner``'s mark and is not desired goes."""
+        if owner in self._pruning:
+            return
+        self._pruning.add(owner)
+        for prefix, paths in self._present.items():
+            if any(owner in self._owners(prefix, path) for path in paths):
+                self._dirty[owner][prefix] = None
+
+    def _address_moved(self, prefix: bytes) -> None:
+        if prefix[0] == (len(prefix) - 1) * 8:
+            self._stale_addresses.add(prefix[1:])
+
+    def take_stale_addresses(self) -> set[bytes]:
+        """Packed addresses whose workload went or moved: their connection-tracking entries must go."""
+        taken, self._stale_addresses = self._stale_addresses, set()
+        return taken
+
+    def _count_device(self, owner: str, route: WantedRoute, prefix: bytes, step: int) -> None:
+        device = route.device
+        if not device:
+            return
+        if step > 0:
+            self._by_device.setdefault(device, {})[prefix] = None
+        elif not any(
+            (other := self._desired[name].get(prefix)) is not None and other.device == device for name in RANK
+        ):
+            self._by_device.get(device, {}).pop(prefix, None)
+        if owner == FELIX:
+            self._felix_devices[device] += step
+
+    # What the kernel says
+
+    def set_links(self, links: Iterable[Link]) -> None:
+        """All interfaces, as dumped."""
+        self._links = {link.ifindex: link for link in links}
+        self._index = {link.name: link.ifindex for link in self._links.values()}
+        self._paths.clear()
+
+    def link_changed(self, link: Link, *, removed: bool = False) -> bool:
+        """An interface came, went or changed; True when the routes must be read anew."""
+        old = self._links.get(link.ifindex)
+        resync = False
+        if removed:
+            self._links.pop(link.ifindex, None)
+            if self._index.get(link.name) == link.ifindex:
+                del self._index[link.name]
+        else:
+            if old is not None and old.name == link.name and old.up == link.up:
+                self._links[link.ifindex] = link
+                return False
+            if old is not None and old.name != link.name and self._index.get(old.name) == link.ifindex:
+                del self._index[old.name]
+            self._links[link.ifindex] = link
+            self._index[link.name] = link.ifindex
+        self._paths.clear()
+        if removed or not link.up:
+            # The kernel drops IPv4 routes of a dead interface without saying so.
+            resync = self._interface_lost(link.ifindex)
+        for prefix in self._by_device.get(link.name, ()):
+            self._dirty[""][prefix] = None
+        if not removed and link.up:
+            self.retry_failed()
+        return resync
+
+    def _interface_lost(self, ifindex: int) -> bool:
+        resync = False
+        for prefix in list(self._by_index.get(ifindex, ())):
+            kept = []
+            for path in self._present.get(prefix, ()):
+                if any(hop.ifindex == ifindex for hop in path.hops):
+                    if len(path.hops) > 1:
+                        resync = True
+                    continue
+                kept.append(path)
+            self._store(prefix, tuple(kept))
+            self._dirty[""][prefix] = None
+        return resync
+
+    def begin_load(self) -> _Load[R]:
+        """Take in a whole dump, slice by slice."""
+        return _Load(self)
+
+    def route_changed(self, prefix: bytes, path: Path, *, removed: bool, replaced: bool) -> None:
+        """A notification: somebody else added, replaced or removed a route."""
+        present = self._present.get(prefix, ())
+        if removed:
+            kept = tuple(other for other in present if other != path)
+        elif path in present:
+            return
+        else:
+            kept = (*(other for other in present if not (replaced and other.metric == path.metric)), path)
+        self._store(prefix, kept)
+        self._dirty[""][prefix] = None
+        if not removed and self._failed:
+            self.retry_failed()
+
+    def _store(self, prefix: bytes, paths: tuple[Path, ...]) -> None:
+        before = self._present.get(prefix, ())
+        if before == paths:
+            return
+        for path in before:
+            for hop in path.hops:
+                self._by_index.get(hop.ifindex, set()).discard(prefix)
+        for path in paths:
+            for hop in path.hops:
+                self._by_index.setdefault(hop.ifindex, set()).add(prefix)
+        if paths:
+            self._present[prefix] = paths
+        else:
+            self._present.pop(prefix, None)
+        if self._unknown_since:
+            for path in before:
+                if path not in paths:
+                    self._unknown_since.pop((prefix, path), None)
+        self._show(prefix)
+
+    def _show(self, prefix: bytes) -> None:
+        own = prefix in self._desired[BGP]
+        shown: list[R] = []
+        for path in self._present.get(prefix, ()):
+            if path.type in TYPE_NAMES and not (own and path.protocol == RTPROT_BIRD):
+                rendered = self._render(unpack_prefix(prefix), path, self._devices(path))
+                if rendered is not None:
+                    shown.append(rendered)
+        if tuple(shown) == self.visible.get(prefix, ()):
+            return
+        self.version += 1
+        if shown:
+            self.visible[prefix] = tuple(shown)
+        else:
+            del self.visible[prefix]
+
+    # What to do
+
+    def _devices(self, path: Path) -> tuple[str, ...]:
+        links = self._links
+        return tuple(links[hop.ifindex].name if hop.ifindex in links else "" for hop in path.hops if hop.ifindex)
+
+    def _owners(self, prefix: bytes, path: Path) -> tuple[str, ...]:
+        return self.ownership.owners(prefix, path, self._devices(path))
+
+    def winner(self, prefix: bytes) -> tuple[str, WantedRoute] | None:
+        """The owner whose desired route is in force, and the route."""
+        for owner in RANK:
+            route = self._desired[owner].get(prefix)
+            if route is not None:
+                return owner, route
+        return None
+
+    def _path(self, route: WantedRoute, ipv6: bool) -> Path | None:
+        """The kernel's form; None while the device is not there or down."""
+        key = (
+            ipv6,
+            route.type,
+            route.device,
+            route.gateways,
+            route.onlink,
+            route.scope_link,
+            route.protocol,
+            route.metric,
+            route.source,
+            route.mtu,
+        )
+        try:
+            return self._paths[key]
+        except KeyError:
+            path = self._paths[key] = self._make_path(route, ipv6)
+            return path
+
+    def _make_path(self, route: WantedRoute, ipv6: bool) -> Path | None:
+        kind = TYPES[route.type.value]
+        hops: tuple[NextHop, ...] = ()
+        if kind == RTN_UNICAST:
+            index = 0
+            if route.device:
+                index = self._index.get(route.device, 0)
+                if not index or not self._links[index].up:
+                    return None
+            hops = tuple(sorted(NextHop(pack_address(gateway), index) for gateway in route.gateways))
+            hops = hops or (NextHop(b"", index),)
+        return Path(
+            kind,
+            RT_SCOPE_LINK if route.scope_link and not ipv6 else RT_SCOPE_UNIVERSE,
+            route.protocol,
+            route.metric or (IPV6_DEFAULT_METRIC if ipv6 else 0),
+            hops,
+            route.onlink and kind == RTN_UNICAST,
+            pack_address(route.source) if route.source else b"",
+            route.mtu,
+        )
+
+    def busy(self, owner: str) -> bool:
+        """Whether something ``owner`` said is still to be looked at."""
+        return bool(self._dirty[owner])
+
+    def take(self, limit: int, now: float) -> list[Plan]:
+        """Plans for up to ``limit`` prefixes, the better-ranked owner's first; empty when nothing is left."""
+        plans: list[Plan] = []
+        seen = 0
+        for queue in self._dirty.values():
+            while queue and seen < limit:
+                prefix = next(iter(queue))
+                del queue[prefix]
+                seen += 1
+                made = self._plan(prefix, now)
+                if made is None:
+                    continue
+                if made.conflict is not None:
+                    self._fail(prefix, f"a route of protocol {made.conflict.protocol} is in the way", now)
+                elif made.puts or made.deletes:
+                    plans.append(made)
+                else:
+                    self._settled(prefix)
+        return plans
+
+    def has_work(self) -> bool:
+        return any(self._dirty.values())
+
+    def _plan(self, prefix: bytes, now: float) -> Plan | None:
+        present = self._present.get(prefix, ())
+        winner = self.winner(prefix)
+        wanted = None
+        owner = ""
+        if winner is not None:
+            owner, route = winner
+            wanted = self._path(route, len(prefix) == 17)
+            if wanted is None:
+                return None
+            if len(present) == 1 and present[0] is wanted:
+                self._settled(prefix)
+                return None
+
+        def removable(path: Path) -> bool:
+            return self._removable(prefix, path, owner, now)
+
+        def replaceable(path: Path) -> bool:
+            return owner == FELIX or owner in self._owners(prefix, path)
+
+        return plan(prefix, wanted, present, removable=removable, replaceable=replaceable)
+
+    def _removable(self, prefix: bytes, path: Path, winner: str, now: float) -> bool:
+        devices = self._devices(path)
+        released = self._released.get(prefix, ())
+        for owner in self.ownership.owners(prefix, path, devices):
+            if owner == winner or owner in released or prefix in self._desired[owner]:
+                return True
+            if owner in self._pruning:
+                if owner != FELIX or not self.ownership.has_grace(path, devices):
+                    return True
+                if any(self._felix_devices[device] > 0 for device in devices):
+                    return True
+                due = self._unknown_since.setdefault((prefix, path), now) + UNKNOWN_ROUTE_GRACE
+                if now >= due:
+                    return True
+                self._deferred[prefix] = due
+        return False
+
+    def done(self, change: Change, error: NetlinkError | None, now: float) -> bool:
+        """The outcome of one write; False when it failed (it is tried again later)."""
+        if error is not None and not (change.delete and error.errno == errno.ESRCH):
+            self._fail(change.prefix, str(error), now)
+            return False
+        present = self._present.get(change.prefix, ())
+        if change.delete:
+            self._store(change.prefix, tuple(path for path in present if path != change.path))
+        else:
+            kept = tuple(path for path in present if path.metric != change.path.metric)
+            self._store(change.prefix, (*kept, change.path))
+        self._settled(change.prefix)
+        return True
+
+    def _settled(self, prefix: bytes) -> None:
+        if self._failed:
+            self._failed.pop(prefix, None)
+        if self._released:
+            self._released.pop(prefix, None)
+
+    def _fail(self, prefix: bytes, reason: str, now: float) -> None:
+        before = self._failed.get(prefix)
+        attempts = before.attempts + 1 if before is not None else 0
+        delay = RETRY_DELAYS[min(attempts, len(RETRY_DELAYS) - 1)]
+        self._failed[prefix] = _Failure(reason, attempts, now + delay)
+
+    def retry_failed(self) -> None:
+        """Something changed: look at everything that failed again."""
+        for prefix in self._failed:
+            self._dirty[""][prefix] = None
+
+    def expire(self, now: float) -> None:
+        """Make due what waited: retries, ends of grace periods."""
+        for prefix in [prefix for prefix, failure in self._failed.items() if failure.due <= now]:
+            self._dirty[""][prefix] = None
+        for prefix in [prefix for prefix, due in self._deferred.items() if due <= now]:
+            del self._deferred[prefix]
+            self._dirty[""][prefix] = None
+
+    def next_due(self) -> float | None:
+        """When ``expire`` has something to do next."""
+        times = [failure.due for failure in self._failed.values()]
+        times += self._deferred.values()
+        return min(times, default=None)
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """Destinations that could not be brought in force, and why."""
+        return {unpack_prefix(prefix): failure.reason for prefix, failure in self._failed.items()}
+
+    def wanted_by(self, owner: str, prefix: bytes) -> bool:
+        return prefix in self._desired[owner]
+
+    def present(self, prefix: bytes) -> tuple[Path, ...]:
+        return self._present.get(prefix, ())
+
+
+class _Load(Generic[R]):
+    """A dump being taken in: ``feed`` the routes, then ``finish`` drops those that were not in it."""
+
+    def __init__(self, table: RouteTable[R]) -> None:
+        self._table = table
+        self._found: dict[bytes, tuple[Path, ...]] = {}
+
+    def feed(self, routes: Iterable[tuple[bytes, Path]]) -> None:
+        found = self._found
+        for prefix, path in routes:
+            before = found.get(prefix)
+            found[prefix] = (path,) if before is None else (*before, path)
+
+    def differing(self) -> list[bytes]:
+        """Prefixes that differ from what the table holds."""
+        held = self._table._present
+        differing = [prefix for prefix, paths in self._found.items() if held.get(prefix) != paths]
+        differing += [prefix for prefix in held if prefix not in self._found]
+        return differing
+
+    def take_in(self, prefixes: Iterable[bytes]) -> None:
+        for prefix in prefixes:
+            self._table._store(prefix, self._found.get(prefix, ()))
+            self._table._dirty[""][prefix] = None
