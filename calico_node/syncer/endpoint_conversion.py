@@ -1,0 +1,161 @@
+"""v3 endpoints, network sets, pools and IPAM documents to the v1 model (libcalico-go ``updateprocessors``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+from attrs import asdict
+
+from calico_node.addresses import canonical_cidr, ip_version
+from calico_node.datastores.names import split_workload_endpoint_name
+from calico_node.errors import ValidationError
+from calico_node.model import (
+    AllocationAttribute,
+    AllocationBlock,
+    BlockAffinity,
+    EndpointPort,
+    HostEndpoint,
+    IPNat,
+    IPPool,
+    NetworkSet,
+    WorkloadEndpoint,
+    WorkloadEndpointKey,
+)
+from calico_node.syncer.policy_conversion import (
+    NAMESPACE_LABEL,
+    NAMESPACE_PREFIX,
+    SERVICE_ACCOUNT_LABEL,
+    SERVICE_ACCOUNT_PREFIX,
+)
+
+_ENCAPSULATION = {"Always": "always", "CrossSubnet": "cross-subnet"}
+
+
+def workload_endpoint_key(namespace: str, name: str) -> WorkloadEndpointKey:
+    """Raises ``ValidationError`` for a name that is not of four segments."""
+    segments = split_workload_endpoint_name(name)
+    if segments is None:
+        raise ValidationError("is not the name of a workload endpoint", field="metadata.name", value=name)
+    node, orchestrator, workload, endpoint = segments
+    return WorkloadEndpointKey(node, orchestrator, f"{namespace}/{workload}", endpoint)
+
+
+def workload_endpoint(resource: Any) -> WorkloadEndpoint | None:
+    """None for a workload without addresses: it has ended, or is not wired yet."""
+    spec, metadata = resource.spec, resource.metadata
+    if not spec.ip_networks:
+        return None
+    labels = {
+        name: value
+        for name, value in metadata.labels.items()
+        # Labels with these prefixes are inherited from profiles; a pod must not claim them itself.
+        if not name.startswith((NAMESPACE_PREFIX, SERVICE_ACCOUNT_PREFIX))
+    }
+    if spec.service_account_name:
+        labels[SERVICE_ACCOUNT_LABEL] = spec.service_account_name
+    nats = [IPNat(nat.internal_ip, nat.external_ip) for nat in spec.ip_nats or ()]
+    return WorkloadEndpoint(
+        name=spec.interface_name or "",
+        mac=spec.mac or "",
+        profile_ids=tuple(spec.profiles or ()),
+        ipv4_nets=_nets(spec.ip_networks, 4),
+        ipv6_nets=_nets(spec.ip_networks, 6),
+        ipv4_nat=tuple(nat for nat in nats if ip_version(nat.internal_ip) == 4),
+        ipv6_nat=tuple(nat for nat in nats if ip_version(nat.internal_ip) == 6),
+        labels=labels,
+        ports=_ports(port for port in spec.ports or () if port.name),
+        generate_name=metadata.generate_name or "",
+        allow_spoofed_source_prefixes=tuple(canonical_cidr(net) for net in spec.allow_spoofed_source_prefixes or ()),
+        annotations=dict(metadata.annotations),
+        qos_controls=_qos(spec.qos_controls),
+    )
+
+
+def _qos(controls: Any | None) -> dict[str, int]:
+    if controls is None:
+        return {}
+    values = asdict(controls, recurse=False)
+    return {name: value for name, value in values.items() if isinstance(value, int) and value}
+
+
+def host_endpoint(resource: Any) -> HostEndpoint:
+    spec = resource.spec
+    addresses = spec.expected_ips or ()
+    return HostEndpoint(
+        name=spec.interface_name or "",
+        expected_ipv4_addrs=tuple(address for address in addresses if ip_version(address) == 4),
+        expected_ipv6_addrs=tuple(address for address in addresses if ip_version(address) == 6),
+        labels=dict(resource.metadata.labels),
+        profile_ids=tuple(spec.profiles or ()),
+        ports=_ports(spec.ports or ()),
+    )
+
+
+def network_set(resource: Any) -> NetworkSet:
+    """A NetworkSet (with its namespace's label and profile) or a GlobalNetworkSet."""
+    namespace = resource.metadata.namespace
+    labels = dict(resource.metadata.labels)
+    if namespace:
+        labels[NAMESPACE_LABEL] = namespace
+    nets = dict.fromkeys(canonical_cidr(net) for net in resource.spec.nets or ())
+    return NetworkSet(tuple(nets), labels, (f"kns.{namespace}",) if namespace else ())
+
+
+def ip_pool(resource: Any) -> IPPool:
+    spec = resource.spec
+    cidr = canonical_cidr(spec.cidr)
+    return IPPool(
+        cidr=cidr,
+        ipip_mode=_ENCAPSULATION.get(spec.ipip_mode or "", ""),
+        vxlan_mode=_ENCAPSULATION.get(spec.vxlan_mode or "", ""),
+        masquerade=bool(spec.nat_outgoing),
+        disabled=bool(spec.disabled),
+        disable_bgp_export=bool(spec.disable_bgp_export),
+        assignment_mode=spec.assignment_mode or "Automatic",
+        allowed_uses=tuple(spec.allowed_uses or ("Workload", "Tunnel")),
+        block_size=spec.block_size or (26 if ip_version(cidr) == 4 else 122),
+    )
+
+
+def _nets(values: Iterable[str], version: int) -> tuple[str, ...]:
+    return tuple(canonical_cidr(value) for value in values if ip_version(value) == version)
+
+
+def _ports(ports: Iterable[Any]) -> tuple[EndpointPort, ...]:
+    return tuple(EndpointPort(port.name, str(port.protocol).lower(), port.port) for port in ports)
+
+
+def allocation_block(raw: bytes) -> AllocationBlock:
+    """An IPAM block document (``/calico/ipam/v2/assignment/…``).  Raises ``ValidationError``."""
+    try:
+        data = orjson.loads(raw)
+        affinity = data.get("affinity")
+        if affinity is None and data.get("hostAffinity"):
+            affinity = f"host:{data['hostAffinity']}"  # as written before affinities had a type
+        return AllocationBlock(
+            cidr=canonical_cidr(data["cidr"]),
+            affinity=affinity,
+            allocations=tuple(data.get("allocations") or ()),
+            attributes=tuple(map(_attribute, data.get("attributes") or ())),
+        )
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValidationError(f"is not an IPAM block document: {error!r}") from None
+
+
+def _attribute(data: dict[str, Any]) -> AllocationAttribute:
+    return AllocationAttribute(data.get("handle_id"), data.get("secondary") or {}, data.get("releasedAt"))
+
+
+def block_affinity(raw: bytes) -> BlockAffinity | None:
+    """A block affinity document; an empty value is an old, confirmed one.  None when marked deleted."""
+    if not raw:
+        return BlockAffinity()
+    try:
+        data = orjson.loads(raw)
+        if data.get("deleted") in (True, "true"):
+            return None
+        return BlockAffinity(data.get("state") or "confirmed")
+    except (orjson.JSONDecodeError, AttributeError) as error:
+        raise ValidationError(f"is not a block affinity document: {error!r}") from None

@@ -1,0 +1,316 @@
+"""From stored keys and values to v1 updates: one processor per kind, and which of them a consumer needs.
+
+A processor is given the present value (or None) at a stored key and answers with the v1 values that this key now
+stands for; the ``Translator`` turns that into additions, changes and removals, and settles conflicts where several
+stored objects stand for one v1 key.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from attrs import frozen
+
+from calico_node.datastores.client import read_resource
+from calico_node.datastores.kv import KeyValue
+from calico_node.datastores.names import RESOURCES_PREFIX, ResourceName, kind_prefix, parse_resource_key
+from calico_node.datastores.rules import DEFAULT_ALLOW, default_allow_profile
+from calico_node.errors import CalicoError, ValidationError
+from calico_node.model import (
+    BlockAffinityKey,
+    BlockKey,
+    GlobalConfigKey,
+    HostConfigKey,
+    HostEndpointKey,
+    IPPoolKey,
+    Key,
+    NetworkSetKey,
+    PolicyKey,
+    ProfileLabelsKey,
+    ProfileRulesKey,
+    ReadyFlagKey,
+    ResourceKey,
+    TierKey,
+    Wireguard,
+    WireguardKey,
+)
+from calico_node.resources import KINDS, to_dict, validate
+from calico_node.syncer import configuration, endpoint_conversion, policy_conversion
+
+_log = logging.getLogger(__name__)
+
+Values: TypeAlias = dict[Key, object]
+Processor: TypeAlias = Callable[[ResourceName, Any], Values]
+OnRejected: TypeAlias = Callable[[str, str | None], None]
+"""Told ``(object, reason)`` when a stored object is left out, ``(object, None)`` when it is sound or gone again."""
+
+IPAM_ASSIGNMENT = "/calico/ipam/v2/assignment/"
+IPAM_HOST = "/calico/ipam/v2/host/"
+
+
+class SyncerKind(enum.Enum):
+    """Who the stream is for; libcalico-go's ``syncersv1`` has one syncer for each."""
+
+    FELIX = "felix"
+    BGP = "bgp"
+    NODE_STATUS = "node-status"
+    TUNNEL_IP_ALLOCATION = "tunnel-ip-allocation"
+
+
+def _raw(name: ResourceName, resource: Any) -> Values:
+    return {ResourceKey(name.kind, name.namespace, name.name): resource}
+
+
+def _policy(name: ResourceName, resource: Any) -> Values:
+    value = policy_conversion.policy(resource)
+    return {} if value is None else {PolicyKey(name.kind, name.namespace, name.name): value}
+
+
+def _tier(name: ResourceName, resource: Any) -> Values:
+    return {TierKey(name.name): policy_conversion.tier(resource)}
+
+
+def _profile(name: ResourceName, resource: Any) -> Values:
+    values = _raw(name, resource)
+    values[ProfileRulesKey(name.name)] = policy_conversion.profile_rules(resource)
+    if resource.spec.labels_to_apply:
+        values[ProfileLabelsKey(name.name)] = dict(resource.spec.labels_to_apply)
+    return values
+
+
+def _workload_endpoint(name: ResourceName, resource: Any) -> Values:
+    value = endpoint_conversion.workload_endpoint(resource)
+    return {} if value is None else {endpoint_conversion.workload_endpoint_key(name.namespace, name.name): value}
+
+
+def _host_endpoint(name: ResourceName, resource: Any) -> Values:
+    return {HostEndpointKey(resource.spec.node, name.name): endpoint_conversion.host_endpoint(resource)}
+
+
+def _network_set(name: ResourceName, resource: Any) -> Values:
+    key = f"{name.namespace}/{name.name}" if name.namespace else name.name
+    return {NetworkSetKey(key): endpoint_conversion.network_set(resource)}
+
+
+def _ip_pool(name: ResourceName, resource: Any) -> Values:
+    pool = endpoint_conversion.ip_pool(resource)
+    return {IPPoolKey(pool.cidr): pool}
+
+
+def _node(name: ResourceName, resource: Any) -> Values:
+    values = _raw(name, resource)
+    for parameter, text in configuration.node_parameters(resource.spec).items():
+        values[HostConfigKey(name.name, parameter)] = text
+    wireguard = resource.spec.wireguard
+    value = Wireguard(
+        interface_ipv4_addr=(wireguard.interface_ipv4_address if wireguard else None) or "",
+        public_key=resource.status.wireguard_public_key or "",
+        interface_ipv6_addr=(wireguard.interface_ipv6_address if wireguard else None) or "",
+        public_key_v6=resource.status.wireguard_public_key_v6 or "",
+    )
+    if value != Wireguard():
+        values[WireguardKey(name.name)] = value
+    return values
+
+
+def _cluster_information(name: ResourceName, resource: Any) -> Values:
+    if name.name != "default":
+        return {}
+    values: Values = {
+        GlobalConfigKey(parameter): text
+        for parameter, text in configuration.cluster_information(resource.spec).items()
+    }
+    if resource.spec.datastore_ready is not None:
+        values[ReadyFlagKey()] = bool(resource.spec.datastore_ready)
+    return values
+
+
+def _felix_configuration(name: ResourceName, resource: Any) -> Values:
+    if name.name != "default" and not name.name.startswith("node."):
+        return _raw(name, resource)
+    parameters = configuration.flatten(to_dict(resource).get("spec", {}), resource.metadata.annotations)
+    if name.name == "default":
+        return {GlobalConfigKey(parameter): text for parameter, text in parameters.items()}
+    host = name.name.removeprefix("node.")
+    return {HostConfigKey(host, parameter): text for parameter, text in parameters.items()}
+
+
+_FELIX: Mapping[str, Processor] = {
+    "BGPConfiguration": _raw,
+    "BGPPeer": _raw,
+    "ClusterInformation": _cluster_information,
+    "FelixConfiguration": _felix_configuration,
+    "GlobalNetworkPolicy": _policy,
+    "GlobalNetworkSet": _network_set,
+    "HostEndpoint": _host_endpoint,
+    "IPPool": _ip_pool,
+    "NetworkPolicy": _policy,
+    "NetworkSet": _network_set,
+    "Node": _node,
+    "Profile": _profile,
+    "StagedGlobalNetworkPolicy": _policy,
+    "StagedNetworkPolicy": _policy,
+    "Tier": _tier,
+    "WorkloadEndpoint": _workload_endpoint,
+}
+_BGP: Mapping[str, Processor] = {
+    "BGPConfiguration": _raw,
+    "BGPFilter": _raw,
+    "BGPPeer": _raw,
+    "IPPool": _ip_pool,
+    "Node": _raw,
+}
+_STATUS: Mapping[str, Processor] = {"CalicoNodeStatus": _raw}
+
+
+@frozen
+class Interest:
+    """What one consumer needs: the key prefixes to watch and the processor of each kind."""
+
+    prefixes: tuple[str, ...]
+    processors: Mapping[str, Processor]
+
+
+def interest(kind: SyncerKind, node_name: str) -> Interest:
+    """Few prefixes rather than one per kind: each is a watch of its own."""
+    if kind is SyncerKind.FELIX:
+        return Interest((RESOURCES_PREFIX, IPAM_ASSIGNMENT), _FELIX)
+    if kind is SyncerKind.BGP:
+        resources = (f"{RESOURCES_PREFIX}bgp", kind_prefix("IPPool"), kind_prefix("Node"))
+        return Interest((*resources, IPAM_ASSIGNMENT, f"{IPAM_HOST}{node_name}/"), _BGP)
+    if kind is SyncerKind.NODE_STATUS:
+        return Interest((kind_prefix("CalicoNodeStatus"),), {k: p for k, p in _STATUS.items() if k in KINDS})
+
+    def own_node(name: ResourceName, resource: Any) -> Values:
+        return _raw(name, resource) if name.name == node_name else {}
+
+    prefixes = (kind_prefix("IPPool"), f"{kind_prefix('Node')}{node_name}")
+    return Interest(prefixes, {"IPPool": _ip_pool, "Node": own_node})
+
+
+class Translator:
+    """Stored keys and values in, v1 changes out.  Pure but for its log.
+
+    Several stored objects may stand for one v1 key (two pools of one CIDR): the object with the lowest name is in
+    force, and when it goes the next takes over.
+    """
+
+    def __init__(self, wanted: Interest, on_rejected: OnRejected | None = None) -> None:
+        self._wanted = wanted
+        self._on_rejected = on_rejected
+        self._given: dict[str, Values] = {}
+        self._holders: dict[Key, str] = {}
+        self._rivals: dict[Key, set[str]] = {}
+        self._rejected: dict[str, str] = {}
+
+    @property
+    def rejected(self) -> Mapping[str, str]:
+        """Why each stored object that is left out is left out, by its title."""
+        return self._rejected
+
+    def builtin(self) -> list[tuple[Key, object | None]]:
+        """Values that are there without being stored: the profile ``projectcalico-default-allow``."""
+        processor = self._wanted.processors.get("Profile")
+        if processor is None:
+            return []
+        values = processor(ResourceName("Profile", "", DEFAULT_ALLOW), default_allow_profile())
+        return list(values.items())
+
+    def translate(self, key: str, stored: KeyValue | None) -> list[tuple[Key, object | None]]:
+        """What changes in the v1 view now that ``stored`` is at ``key`` (None: nothing is)."""
+        title = key
+        try:
+            title, values = self._values(key, stored)
+            self._sound(title)
+        except CalicoError as error:
+            self._reject(title, key, error)
+            values = {}
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            # A stored document of a shape that no writer of ours or Calico's makes.
+            self._reject(title, key, error)
+            values = {}
+        return self._settle(key, values)
+
+    def _values(self, key: str, stored: KeyValue | None) -> tuple[str, Values]:
+        if key.startswith(RESOURCES_PREFIX):
+            name = parse_resource_key(key)
+            if name is None:
+                return key, {}
+            processor = self._wanted.processors.get(name.kind)
+            if processor is None or stored is None:
+                return str(name), {}
+            try:
+                resource = read_resource(name.kind, stored)
+                validate(resource)
+                return str(name), processor(name, resource)
+            except (ValueError, TypeError, KeyError, AttributeError, CalicoError) as error:
+                raise _Rejected(str(name), str(error)) from error
+        return key, _ipam_values(key, stored)
+
+    def _sound(self, title: str) -> None:
+        if self._rejected.pop(title, None) is not None and self._on_rejected is not None:
+            self._on_rejected(title, None)
+
+    def _reject(self, title: str, key: str, error: Exception) -> None:
+        if isinstance(error, _Rejected):
+            title = error.title
+        reason = str(error)
+        if self._rejected.get(title) != reason:
+            self._rejected[title] = reason
+            _log.warning("%s: the stored object is left out: %s", title, reason)
+            if self._on_rejected is not None:
+                self._on_rejected(title, reason)
+
+    def _settle(self, stored_key: str, values: Values) -> list[tuple[Key, object | None]]:
+        old = self._given.pop(stored_key, {})
+        if values:
+            self._given[stored_key] = values
+        changes: list[tuple[Key, object | None]] = []
+        for key in old.keys() - values.keys():
+            rivals = self._rivals.get(key, set())
+            rivals.discard(stored_key)
+            if self._holders[key] != stored_key:
+                continue
+            if rivals:
+                heir = min(rivals)
+                rivals.discard(heir)
+                self._holders[key] = heir
+                changes.append((key, self._given[heir][key]))
+            else:
+                del self._holders[key]
+                changes.append((key, None))
+        for key, value in values.items():
+            holder = self._holders.get(key, stored_key)
+            if stored_key <= holder:
+                if stored_key < holder:
+                    self._rivals.setdefault(key, set()).add(holder)
+                    self._rivals[key].discard(stored_key)
+                self._holders[key] = stored_key
+                changes.append((key, value))
+            else:
+                self._rivals.setdefault(key, set()).add(stored_key)
+        return changes
+
+
+class _Rejected(ValidationError):
+    def __init__(self, title: str, reason: str) -> None:
+        super().__init__(reason)
+        self.title = title
+
+
+def _ipam_values(key: str, stored: KeyValue | None) -> Values:
+    if stored is None:
+        return {}
+    if key.startswith(IPAM_ASSIGNMENT):
+        block = endpoint_conversion.allocation_block(stored.value)
+        return {BlockKey(block.cidr): block}
+    # /calico/ipam/v2/host/<host>/ipv4/block/10.0.0.0-26
+    host, _, rest = key.removeprefix(IPAM_HOST).partition("/")
+    _, slash, text = rest.partition("/block/")
+    affinity = endpoint_conversion.block_affinity(stored.value)
+    if not slash or affinity is None:
+        return {}
+    return {BlockAffinityKey("/".join(text.rsplit("-", 1)), host): affinity}
