@@ -1,0 +1,120 @@
+"""Declared fields: how one attrs class serves as reader, writer and checker of one JSON object of the v3 API.
+
+A class lists its attributes with the functions below, which record the JSON name, when the field is written and
+what values are allowed.  ``calico_node.resources.structure`` reads and writes by that record, and
+``calico_node.resources.validation`` checks by it; no class has code of its own for either.
+"""
+
+# Annotations are kept as real types (no "from __future__ import annotations"): they are read at run time.
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from attrs import define, field, frozen
+
+KEY = "calico"
+
+Check: TypeAlias = Callable[[Any], str | None]
+"""Says why a value is refused, or None."""
+
+
+class Fault(Exception):
+    """Something wrong at a place inside a resource; becomes a ``ValidationError`` once the resource is known.
+
+    ``path`` is the dotted field path from the point where it was raised; outer levels put theirs before it.
+    """
+
+    def __init__(self, reason: str, value: object = None, path: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.value = value
+        self.path = path
+
+    def under(self, outer: str) -> "Fault":
+        """The same fault, seen from one level further out."""
+        if not self.path:
+            self.path = outer
+        else:
+            self.path = outer + self.path if self.path.startswith("[") else f"{outer}.{self.path}"
+        return self
+
+
+@frozen
+class Codec:
+    """A scalar with a text form of its own: ``read`` takes JSON and raises ``Fault``, ``write`` gives JSON back."""
+
+    read: Callable[[Any], Any]
+    write: Callable[[Any], Any] = lambda value: value
+
+
+@frozen
+class Member:
+    """What is known of one attribute.
+
+    ``name`` is the JSON name ("" = the attribute name in camelCase).  ``always`` writes the field even when absent
+    or empty.  ``zero`` says that False, 0 and {} mean absent (Go's omitempty on a plain value); without it only
+    None and "" are left out, and [] and empty maps where the attribute is declared without None.
+    """
+
+    name: str = ""
+    check: Check | None = None
+    each: Check | None = None
+    codec: Codec | None = None
+    always: bool = False
+    zero: bool = False
+    required: bool = False
+    limit: int | None = None
+
+
+@define(kw_only=True)
+class Struct:
+    """Base of all JSON objects.  ``extra`` keeps members that the class does not know, to write them back."""
+
+    extra: dict[str, Any] | None = field(default=None, repr=False, eq=False)
+
+
+def opt(
+    name: str = "",
+    check: Check | None = None,
+    *,
+    each: Check | None = None,
+    codec: Codec | None = None,
+    zero: bool = False,
+    always: bool = False,
+    default: Any = None,
+) -> Any:
+    """An optional value; absent is None."""
+    return field(default=default, metadata={KEY: Member(name, check, each, codec=codec, zero=zero, always=always)})
+
+
+def req(name: str = "", check: Check | None = None, *, codec: Codec | None = None, default: Any = "") -> Any:
+    """A value that must be given (validation refuses the default) and is always written."""
+    return field(default=default, metadata={KEY: Member(name, check, codec=codec, always=True, required=True)})
+
+
+def lst(
+    name: str = "",
+    each: Check | None = None,
+    *,
+    codec: Codec | None = None,
+    limit: int | None = None,
+    always: bool = False,
+) -> Any:
+    """A list, absent is empty; ``each`` checks every item and ``limit`` bounds their number."""
+    return field(factory=list, metadata={KEY: Member(name, each=each, codec=codec, limit=limit, always=always)})
+
+
+def mapping(name: str = "", *, check: Check | None = None, always: bool = False) -> Any:
+    """A map with string keys, absent is empty; written with sorted keys."""
+    return field(factory=dict, metadata={KEY: Member(name, check=check, always=always)})
+
+
+def always(factory: Callable[[], Any], name: str = "") -> Any:
+    """A nested object that is always there and always written, even as {}."""
+    return field(factory=factory, metadata={KEY: Member(name, always=True)})
+
+
+def json_name(attribute: str) -> str:
+    """``node_selector`` -> ``nodeSelector``."""
+    first, *rest = attribute.split("_")
+    return first + "".join(part.capitalize() for part in rest)

@@ -1,0 +1,59 @@
+"""What all kinds share: metadata and the base class."""
+
+# ruff: noqa: RUF009 - the calls in class bodies declare fields (calico_node.resources.fields)
+
+from typing import Any, ClassVar
+
+from attrs import define
+
+from calico_node.resources import checks
+from calico_node.resources.fields import Struct, always, lst, mapping, opt
+
+API_VERSION = "projectcalico.org/v3"
+
+
+@define(kw_only=True)
+class ObjectMeta(Struct):
+    """Metadata of a resource.  ``creation_timestamp`` is RFC 3339 text, ``resource_version`` the decimal text of the
+    datastore revision; the latter is never stored."""
+
+    name: str = opt(default="")
+    generate_name: str | None = opt()
+    namespace: str = opt(default="")
+    self_link: str | None = opt()
+    uid: str | None = opt()
+    resource_version: str | None = opt()
+    generation: int | None = opt(zero=True)
+    creation_timestamp: str | None = opt()
+    deletion_timestamp: str | None = opt()
+    deletion_grace_period_seconds: int | None = opt()
+    labels: dict[str, str] = mapping(check=checks.labels)
+    annotations: dict[str, str] = mapping(check=checks.annotations)
+    owner_references: list[Any] = lst()
+    finalizers: list[str] = lst()
+    managed_fields: list[Any] = lst()
+
+
+@define(kw_only=True)
+class Resource(Struct):
+    """Base of all kinds."""
+
+    kind: ClassVar[str] = ""
+    metadata: ObjectMeta = always(ObjectMeta)
+
+    @property
+    def name(self) -> str:
+        return self.metadata.name
+
+    @property
+    def namespace(self) -> str:
+        return self.metadata.namespace
+
+    @property
+    def described(self) -> str:
+        """``Kind(name)`` or ``Kind(namespace/name)``, as error texts name it."""
+        return describe(self.kind, self.metadata.name, self.metadata.namespace)
+
+
+def describe(kind: str, name: str, namespace: str = "") -> str:
+    return f"{kind}({namespace}/{name})" if namespace else f"{kind}({name})"

@@ -1,0 +1,227 @@
+"""JSON objects to attrs classes and back, by the declared fields; faults carry their field path and value."""
+
+import types
+from collections.abc import Callable
+from typing import Any, Union, get_args, get_origin
+
+from attrs import fields, frozen
+
+from calico_node.resources.fields import KEY, Codec, Fault, Member, Struct, json_name
+
+Reader = Callable[[Any, bool], Any]
+Writer = Callable[[Any], Any]
+
+
+@frozen
+class Plan:
+    """One attribute of a class, ready to be read and written.
+
+    ``optional`` says that None is a legal absent value; ``element`` is the class of a nested object, a list's items
+    or a map's values, None for scalars.
+    """
+
+    attribute: str
+    name: str
+    member: Member
+    read: Reader
+    write: Writer
+    optional: bool
+    element: type[Struct] | None
+
+
+_PLANS: dict[type[Struct], dict[str, Plan]] = {}
+
+
+def plan_of(cls: type[Struct]) -> dict[str, Plan]:
+    """The plans of a class by JSON name, in declared (and so written) order."""
+    plans = _PLANS.get(cls)
+    if plans is None:
+        plans = _PLANS[cls] = _make_plans(cls)
+    return plans
+
+
+def _make_plans(cls: type[Struct]) -> dict[str, Plan]:
+    plans: dict[str, Plan] = {}
+    for attribute in fields(cls):
+        member = attribute.metadata.get(KEY)
+        if member is None:
+            continue
+        kind, optional = _strip_optional(attribute.type)
+        name = member.name or json_name(attribute.name)
+        read, write, element = _codec(kind, member.codec)
+        plans[name] = Plan(attribute.name, name, member, read, write, optional, element)
+    return plans
+
+
+def read_struct(cls: type[Struct], data: Any, strict: bool) -> Any:
+    """An instance of ``cls`` from a JSON object.  Raises ``Fault``.
+
+    ``strict`` refuses unknown members; otherwise they are kept in ``extra``.
+    """
+    if not isinstance(data, dict):
+        raise Fault("must be an object", data)
+    plans = plan_of(cls)
+    values: dict[str, Any] = {}
+    extra: dict[str, Any] | None = None
+    for name, raw in data.items():
+        plan = plans.get(name)
+        if plan is None:
+            if strict:
+                raise _unknown(name, plans)
+            extra = extra if extra is not None else {}
+            extra[name] = raw
+        elif raw is not None:
+            try:
+                value = plan.read(raw, strict)
+            except Fault as fault:
+                raise fault.under(name) from None
+            if not (plan.optional and _is_absent(plan, value)):
+                values[plan.attribute] = value
+    if extra:
+        values["extra"] = extra
+    return cls(**values)
+
+
+def write_struct(value: Struct) -> dict[str, Any]:
+    """The JSON object of an instance: declared order, absent members left out, unknown ones last."""
+    out: dict[str, Any] = {}
+    for name, plan in plan_of(type(value)).items():
+        item = getattr(value, plan.attribute)
+        always = plan.member.always
+        if not always and _is_absent(plan, item):
+            continue
+        if item is None:
+            continue
+        written = plan.write(item)
+        if written == {} and plan.member.zero and not always:
+            continue
+        out[name] = written
+    if value.extra:
+        out.update(value.extra)
+    return out
+
+
+def _is_absent(plan: Plan, value: Any) -> bool:
+    if value is None or value == "":
+        return True
+    if isinstance(value, list | dict):
+        return not value and not plan.optional
+    if not plan.member.zero:
+        return False
+    if isinstance(value, Struct):
+        return not write_struct(value)
+    return not value
+
+
+def _unknown(name: Any, plans: dict[str, Plan]) -> Fault:
+    from difflib import get_close_matches
+
+    lower = {known.lower(): known for known in plans}
+    close = get_close_matches(str(name).lower(), lower, n=1, cutoff=0.75)
+    hint = f" (did you mean {lower[close[0]]}?)" if close else ""
+    return Fault("field in document is not recognized or is in the wrong location" + hint, path=str(name))
+
+
+def _strip_optional(kind: Any) -> tuple[Any, bool]:
+    if get_origin(kind) in (Union, types.UnionType):
+        parts = [part for part in get_args(kind) if part is not type(None)]
+        optional = len(parts) < len(get_args(kind))
+        return (parts[0] if len(parts) == 1 else Union[tuple(parts)]), optional  # noqa: UP007 - built at run time
+    return kind, False
+
+
+def _codec(kind: Any, codec: Codec | None) -> tuple[Reader, Writer, type[Struct] | None]:
+    origin = get_origin(kind)
+    if origin is list:
+        read, write, element = _codec(get_args(kind)[0], codec)
+        return _list_reader(read), lambda values: [write(value) for value in values], element
+    if origin is dict:
+        read, write, element = _codec(get_args(kind)[1], codec)
+        return _map_reader(read), lambda values: {key: write(values[key]) for key in sorted(values)}, element
+    if codec is not None:
+        return (lambda raw, strict: codec.read(raw)), codec.write, None
+    if isinstance(kind, type) and issubclass(kind, Struct):
+        return (lambda raw, strict: read_struct(kind, raw, strict)), write_struct, kind
+    if kind is Any:
+        return (lambda raw, strict: raw), (lambda value: value), None
+    return _SCALARS[kind][0], _SCALARS[kind][1], None
+
+
+def _list_reader(read: Reader) -> Reader:
+    def read_list(raw: Any, strict: bool) -> list[Any]:
+        if not isinstance(raw, list):
+            raise Fault("must be a list", raw)
+        values = []
+        for index, item in enumerate(raw):
+            try:
+                values.append(read(item, strict))
+            except Fault as fault:
+                raise fault.under(f"[{index}]") from None
+        return values
+
+    return read_list
+
+
+def _map_reader(read: Reader) -> Reader:
+    def read_map(raw: Any, strict: bool) -> dict[str, Any]:
+        if not isinstance(raw, dict):
+            raise Fault("must be a map", raw)
+        values = {}
+        for key, item in raw.items():
+            if not isinstance(key, str):
+                raise Fault("map keys must be strings", key)
+            try:
+                values[key] = read(item, strict)
+            except Fault as fault:
+                raise fault.under(key) from None
+        return values
+
+    return read_map
+
+
+def _read_str(raw: Any, strict: bool) -> str:
+    if not isinstance(raw, str):
+        hint = " (put it in quotes)" if isinstance(raw, bool | int | float) else ""
+        raise Fault("must be a string" + hint, raw)
+    return raw
+
+
+def _read_bool(raw: Any, strict: bool) -> bool:
+    if not isinstance(raw, bool):
+        raise Fault("must be true or false", raw)
+    return raw
+
+
+def _read_int(raw: Any, strict: bool) -> int:
+    if isinstance(raw, float) and raw.is_integer():
+        raw = int(raw)
+    if not isinstance(raw, int) or isinstance(raw, bool):
+        raise Fault("must be an integer", raw)
+    if not -(2**63) <= raw < 2**64:
+        raise Fault("integer is out of range", raw)
+    return raw
+
+
+def _read_float(raw: Any, strict: bool) -> float:
+    if not isinstance(raw, int | float) or isinstance(raw, bool):
+        raise Fault("must be a number", raw)
+    try:
+        value = float(raw)
+    except OverflowError:
+        raise Fault("number is out of range", raw) from None
+    if value != value or value in (float("inf"), float("-inf")):
+        raise Fault("must be a finite number", raw)
+    return value
+
+
+def write_float(value: float) -> int | float:
+    """As Go's JSON writes a float64: 100, not 100.0."""
+    return int(value) if float(value).is_integer() and abs(value) < 1e21 else value
+
+
+_SCALARS: dict[Any, tuple[Reader, Writer]] = {
+    str: (_read_str, lambda value: value),
+    bool: (_read_bool, lambda value: value),
+    int: (_read_int, lambda value: value),
+    float: (_read_float, write_float),
+}

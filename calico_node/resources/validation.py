@@ -1,0 +1,85 @@
+"""What the v3 API allows: declared checks of single fields, then the rules of each kind."""
+
+from typing import Any
+
+from calico_node.errors import ValidationError
+from calico_node.resources.api import as_error
+from calico_node.resources.fields import Check, Fault, Struct
+from calico_node.resources.meta import Resource
+from calico_node.resources.structure import Plan, plan_of
+
+
+def validate(resource: Resource, *, origin: str = "") -> None:
+    """Raise ``ValidationError`` for the first rule that the resource breaks, naming field, value and reason.
+
+    Defaults should have been applied.  Rules that need other resources (a policy's tier, overlapping pools) are the
+    client's; rules about a change are ``validate_update``'s.
+    """
+    from calico_node.resources import rules
+
+    try:
+        check_struct(resource)
+        rules.check_name(resource)
+        rule = rules.BY_KIND.get(resource.kind)
+        if rule:
+            rule(resource)
+    except Fault as fault:
+        raise as_error(fault, resource=resource.described, origin=origin) from None
+
+
+def validate_update(old: Resource, new: Resource) -> None:
+    """Raise ``ValidationError`` where ``new`` changes what cannot be changed."""
+    if new.kind != "IPPool":
+        return
+    before: Any = old
+    after: Any = new
+    for attribute, name in (("cidr", "spec.cidr"), ("block_size", "spec.blockSize")):
+        was, now = getattr(before.spec, attribute), getattr(after.spec, attribute)
+        if was != now:
+            raise ValidationError(f"cannot be changed (it is {was!r})", resource=new.described, field=name, value=now)
+    if "LoadBalancer" in before.spec.allowed_uses and "LoadBalancer" not in after.spec.allowed_uses:
+        raise ValidationError(
+            "a LoadBalancer pool cannot be changed to another use",
+            resource=new.described,
+            field="spec.allowedUses",
+            value=after.spec.allowed_uses,
+        )
+
+
+def check_struct(value: Struct) -> None:
+    """The declared checks of an object and all below it.  Raises ``Fault``."""
+    for name, plan in plan_of(type(value)).items():
+        item = getattr(value, plan.attribute)
+        try:
+            _check_member(plan, item)
+        except Fault as fault:
+            raise fault.under(name) from None
+
+
+def _check_member(plan: Plan, item: Any) -> None:
+    member = plan.member
+    if item is None or item == "":
+        if member.required:
+            raise Fault("is required")
+        return
+    if member.check and (item or not isinstance(item, dict)):
+        _apply(member.check, item, shown=not isinstance(item, dict))
+    if isinstance(item, Struct):
+        check_struct(item)
+    elif isinstance(item, list):
+        if member.limit is not None and len(item) > member.limit:
+            raise Fault(f"has {len(item)} items, at most {member.limit} are allowed")
+        for index, entry in enumerate(item):
+            try:
+                if member.each:
+                    _apply(member.each, entry)
+                if isinstance(entry, Struct):
+                    check_struct(entry)
+            except Fault as fault:
+                raise fault.under(f"[{index}]") from None
+
+
+def _apply(check: Check, value: Any, shown: bool = True) -> None:
+    reason = check(value)
+    if reason:
+        raise Fault(reason, value if shown else None)
