@@ -1,0 +1,245 @@
+"""The nftables dataplane: policy in force through raw nf_tables netlink, one transaction per batch."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import structlog
+
+from calico_node.dataplanes.contract import (
+    CONTRACT_VERSION,
+    Applied,
+    Batch,
+    InSync,
+    IPSetUpdate,
+    Message,
+    ObjectID,
+    ObjectState,
+    ObjectStatus,
+    WorkloadEndpointID,
+)
+from calico_node.dataplanes.nftables.chains import BASE_CHAINS
+from calico_node.dataplanes.nftables.config import RenderConfig
+from calico_node.dataplanes.nftables.desired import Desired
+from calico_node.dataplanes.nftables.layout import (
+    FROM_WORKLOAD_DISPATCH,
+    IPV4,
+    IPV6,
+    TO_WORKLOAD_DISPATCH,
+)
+from calico_node.dataplanes.nftables.members import parse_members
+from calico_node.dataplanes.nftables.plan import KnownTable, Step, plan
+from calico_node.dataplanes.nftables.store import Outcome, Store
+from calico_node.errors import DataplaneError, NetlinkError, ValidationError
+
+if TYPE_CHECKING:
+    from calico_node.hookspecs import AgentContext
+
+log = structlog.get_logger("nftables")
+
+_ROUNDS = 8
+"""Commits tried for one batch: each refused object is closed and the rest tried again."""
+_LARGE_SET = 2000
+"""IP set members above which they are parsed in a worker thread."""
+_GENERATION_CHECK = 5.0
+"""Seconds between looks whether somebody else changed nf_tables; each costs one small message."""
+
+UP = ObjectStatus(ObjectState.UP)
+
+
+class NFTables:
+    """``PolicyDataplane`` over tables ``ip calico`` and ``ip6 calico``.
+
+    Until the first ``InSync`` whatever an earlier run left in force stays in force untouched; where nothing is, the
+    base chains go in at once, and workload interfaces are closed.
+    """
+
+    contract_version = CONTRACT_VERSION
+
+    def __init__(self, context: AgentContext | None = None, *, netns: int | str | None = None) -> None:
+        environ = {} if context is None else context.settings.environ
+        config = {"InterfacePrefix": environ.get("FELIX_INTERFACEPREFIX", "")}
+        self._netns = netns
+        self._families = (IPV4, IPV6)
+        self._desired = Desired(RenderConfig.parse(config), self._families)
+        self._known: dict[int, KnownTable] = {}
+        self._store: Store | None = None
+        self._lock = asyncio.Lock()
+        self._revision = 0
+        self._in_sync = False
+        self._prune = False
+        self._interfaces: frozenset[str] | None = None
+        self._generation = -1
+        self._repair: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._store = Store(self._netns)
+        async with self._lock:
+            await self._read()
+            if not all(_guards(known) for known in self._known.values()):
+                self._desired.refresh()
+                await self._commit()
+        self._repair = asyncio.create_task(self._watch_for_drift())
+
+    async def stop(self) -> None:
+        if self._repair is not None:
+            self._repair.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._repair
+            self._repair = None
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+    async def apply(self, batch: Batch) -> Applied:
+        async with self._lock:
+            for message in batch.messages:
+                await self._feed(message)
+            if not self._in_sync:
+                return Applied(self._revision)
+            self._desired.refresh()
+            outcome = await self._commit()
+            self._revision = batch.revision
+            return Applied(batch.revision, self._take_status(), outcome.seconds)
+
+    async def interfaces_changed(self, up: frozenset[str]) -> Applied:
+        async with self._lock:
+            before = self._interfaces or frozenset()
+            self._interfaces = up
+            changed = before ^ up
+            for endpoint in self._desired.endpoints.values():
+                if endpoint.name in changed:
+                    self._desired.touched.add(endpoint.id)
+            return Applied(self._revision, self._take_status() if self._in_sync else {})
+
+    async def _feed(self, message: Message) -> None:
+        if isinstance(message, InSync):
+            if not self._in_sync:
+                self._in_sync = self._prune = True
+            return
+        if isinstance(message, IPSetUpdate) and len(message.members) > _LARGE_SET:
+            with contextlib.suppress(ValidationError):
+                keys = await asyncio.to_thread(parse_members, message.type, message.members)
+                self._desired.feed(message, keys)
+                return
+        self._desired.feed(message)
+
+    # Status
+
+    def _take_status(self) -> dict[ObjectID, ObjectStatus]:
+        touched = self._desired.touched
+        self._desired.touched = set()
+        return {owner: self._status(owner) for owner in touched}
+
+    def _status(self, owner: ObjectID) -> ObjectStatus:
+        reason = self._desired.errors.get(owner)
+        if reason is not None:
+            return ObjectStatus(ObjectState.ERROR, reason)
+        if not isinstance(owner, WorkloadEndpointID):
+            return UP
+        endpoint = self._desired.endpoints.get(owner)
+        if endpoint is None:
+            return ObjectStatus(ObjectState.DOWN, "removed")
+        if endpoint.state != "active":
+            return ObjectStatus(ObjectState.DOWN, "administratively down")
+        if self._interfaces is not None and endpoint.name not in self._interfaces:
+            return ObjectStatus(ObjectState.DOWN, f"interface {endpoint.name} is not up")
+        return UP
+
+    # The kernel
+
+    async def _read(self) -> None:
+        assert self._store is not None
+        self._generation = await self._store.generation()
+        for family in self._families:
+            self._known[family.version] = await self._store.read(family)
+
+    def _steps(self, ids: Iterator[int]) -> Iterator[Step]:
+        for version, table in self._desired.tables.items():
+            yield from plan(table, self._known[version], ids, prune=self._prune)
+
+    async def _commit(self) -> Outcome:
+        """Bring the desired state in force.  Raises ``DataplaneError`` when the kernel takes none of it."""
+        assert self._store is not None
+        total = Outcome()
+        for _ in range(_ROUNDS):
+            outcome = await self._store.commit(self._steps(itertools.count(1)))
+            total.seconds += outcome.seconds
+            total.batches += outcome.batches
+            if outcome.ok:
+                await self._note_generation(outcome.batches)
+                for table in self._desired.tables.values():
+                    table.settled()
+                self._prune = False
+                return total
+            total.error = outcome.error
+            if outcome.stale and not total.stale:
+                log.warning("nftables state is not as expected; reading it again", error=outcome.error)
+                total.stale = True
+                await self._resync()
+            elif outcome.refused:
+                for owner, reason in outcome.refused.items():
+                    log.error("the kernel refused an object; closing it", object=str(owner), reason=reason)
+                    self._desired.refuse(owner, reason)
+                self._desired.refresh()
+            else:
+                break
+        raise DataplaneError(f"the kernel refused the rules: {total.error or 'too many objects were refused'}")
+
+    async def _note_generation(self, batches: int) -> None:
+        """Each transaction moves the generation by one; more means that somebody else made one too."""
+        if batches:
+            assert self._store is not None
+            now = await self._store.generation()
+            self._generation = now if now == self._generation + batches else -1
+
+    async def _resync(self) -> None:
+        await self._read()
+        for table in self._desired.tables.values():
+            table.change_everything()
+        self._prune = self._in_sync
+
+    async def _watch_for_drift(self) -> None:
+        """Put back what others change: a missing table at once, the rest at each refresh interval."""
+        waited = 0.0
+        while True:
+            await asyncio.sleep(_GENERATION_CHECK)
+            waited += _GENERATION_CHECK
+            config = self._desired.config
+            intervals = [value for value in (config.refresh_interval, config.sets_refresh_interval) if value > 0]
+            due = bool(intervals) and waited >= min(intervals)
+            try:
+                if await self.repair(thorough=due):
+                    waited = 0.0
+            except (DataplaneError, NetlinkError) as error:
+                log.error("repairing nftables state failed", error=str(error))
+
+    async def repair(self, *, thorough: bool) -> bool:
+        """Where somebody else changed nf_tables, look whether our tables are still there, or with ``thorough``
+        whether all in them is, and put back what is not.  Whether a thorough look was taken or is not needed."""
+        async with self._lock:
+            assert self._store is not None
+            if await self._store.generation() == self._generation:
+                return thorough
+            present = [await self._store.has_table(family) for family in self._families]
+            if all(present) and not thorough:
+                return False
+            await self._resync()
+            if self._in_sync or not all(_guards(known) for known in self._known.values()):
+                await self._commit()
+            return True
+
+
+def _guards(known: KnownTable) -> bool:
+    """Whether the table already closes workload interfaces."""
+    chains = known.chains
+    return (
+        known.exists
+        and all(name in chains and chains[name].hook == hook for name, hook in BASE_CHAINS.items())
+        and all(chains[name].hashes for name in BASE_CHAINS)
+        and all(name in chains and chains[name].hashes for name in (FROM_WORKLOAD_DISPATCH, TO_WORKLOAD_DISPATCH))
+    )
