@@ -1,0 +1,713 @@
+"""One address family's BGP speaker: sessions, table, policy and announcements wired together, without I/O.
+
+Input only marks work; ``step`` does a bounded slice of it.  Output is drained with ``take_commands`` (what sessions
+want of their connections) and ``take_routes`` (what the kernel must learn).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeAlias
+
+from attrs import define, evolve, field, frozen
+
+from calico_node.dataplanes.contract import KernelView, Route, RouteType
+from calico_node.plugins.bgp.kernel import kernel_paths, local_addresses
+from calico_node.plugins.bgp.packet import (
+    NLRI,
+    Attributes,
+    Cease,
+    Refresh,
+    RouteRefresh,
+    Update,
+    announce,
+    encode,
+    end_of_rib,
+    withdraw,
+)
+from calico_node.plugins.bgp.peers import PeerConfig
+from calico_node.plugins.bgp.policy import (
+    ExportTo,
+    Filter,
+    PolicyConfig,
+    Pool,
+    export_route,
+    import_route,
+    kernel_route,
+)
+from calico_node.plugins.bgp.prefix import BITS, Prefix, address_to_number, parse_prefix, prefix_text
+from calico_node.plugins.bgp.rib import PREFERENCE, Origin, Path, PathKey, Selection, Table
+from calico_node.plugins.bgp.session import (
+    Close,
+    Connect,
+    Down,
+    Negotiated,
+    Received,
+    Send,
+    Session,
+    SessionConfig,
+    State,
+    Up,
+)
+
+PROTOCOL_BIRD = 12
+RECOVERY_TIME = 120.0
+
+Wire: TypeAlias = Connect | Send | Close
+
+
+@frozen
+class SpeakerConfig:
+    """All a speaker is told.  ``blackholes`` are the prefixes we originate; ``ignored_interfaces`` add to those whose
+    addresses are not connected routes."""
+
+    router_id: int
+    peers: tuple[PeerConfig, ...] = ()
+    policy: PolicyConfig = field(factory=PolicyConfig)
+    filters: Mapping[str, Filter] = field(factory=dict)
+    blackholes: frozenset[Prefix] = frozenset()
+    ignored_interfaces: tuple[str, ...] = ()
+
+
+@frozen
+class Hole:
+    """A received route that nobody programs: its pool needs an encapsulation which is not in place."""
+
+    prefix: Prefix
+    pool: Pool
+    peer: str
+    next_hop: str
+
+
+_Exported: TypeAlias = tuple[tuple[int, Attributes, str], ...]  # path id, attributes, the peer it came from
+
+
+@define(eq=False)
+class _Group:
+    """Peers that see the same announcements, and what those are."""
+
+    to: ExportTo
+    members: dict[str, _Peer] = field(factory=dict)
+    out: dict[Prefix, _Exported] = field(factory=dict)
+
+
+@define(eq=False)
+class _Peer:
+    config: PeerConfig
+    session: Session
+    filters: tuple[Filter, ...] = ()
+    negotiated: Negotiated | None = None
+    group: _Group | None = None
+    local_address: str = ""
+    received: dict[NLRI, tuple[Attributes, int]] = field(factory=dict)  # attributes as received, generation
+    generation: int = 0
+    stale_deadline: float = float("inf")
+    waiting: bool = False  # our restart waits for this peer's End-of-RIB
+    feed: deque[Prefix] | None = None
+    closing_refresh: bool = False
+    pending: dict[Prefix, None] = field(factory=dict)
+    sent: dict[Prefix, dict[int, Attributes]] = field(factory=dict)
+    sent_end: bool = False
+    congested: bool = False
+    addresses_by_connection: dict[int, str] = field(factory=dict)
+
+
+class Speaker:
+    """``now`` arguments are seconds of one monotonic clock; ``random`` returns 0..1."""
+
+    def __init__(
+        self,
+        version: int,
+        random: Callable[[], float],
+        now: float = 0.0,
+        *,
+        connect_delay: float = 2.0,
+        recovery_time: float = RECOVERY_TIME,
+    ) -> None:
+        self.version = version
+        self.table = Table(version)
+        self.holes: dict[Prefix, Hole] = {}
+        self.faults = 0  # malformed attributes answered as RFC 7606 says
+        self.last_fault = ""
+        self._random = random
+        self._connect_delay = connect_delay
+        self._config: SpeakerConfig | None = None
+        self._peers: dict[str, _Peer] = {}
+        self._groups: dict[ExportTo, _Group] = {}
+        self._kernel: dict[Prefix, dict[PathKey, Path]] = {}
+        self._statics: dict[Prefix, Path] = {}
+        self._view: KernelView | None = None
+        self._commands: list[tuple[str, Wire]] = []
+        self._routes: dict[str, Route | None] = {}
+        self._installed: dict[Prefix, Route] = {}
+        self._purges: deque[tuple[_Peer, deque[NLRI], int]] = deque()
+        self._rescan: deque[Prefix] = deque()
+        self._recovering = False
+        self._recovery_deadline = now + recovery_time
+
+    # --- configuration
+
+    def configure(self, config: SpeakerConfig, now: float) -> None:
+        """Bring sessions and policy to ``config``; what did not change is left alone."""
+        old, self._config = self._config, config
+        self._set_statics(config)
+        if old is not None and (old.router_id != config.router_id):
+            for name in list(self._peers):
+                self._remove_peer(name, Cease.CONFIG_CHANGE, now)
+        wanted = {peer.name: peer for peer in config.peers}
+        for name in [name for name in self._peers if name not in wanted]:
+            self._remove_peer(name, Cease.DECONFIGURED, now)
+        for peer in config.peers:
+            self._set_peer(peer, now)
+        if old is None or old.policy != config.policy or old.filters != config.filters:
+            self._rescan.extend(self.table.selected)
+        if self._view is not None and old is not None and old.ignored_interfaces != config.ignored_interfaces:
+            self.set_kernel(self._view)
+        self._check_recovery(now)
+
+    def recover(self, now: float) -> None:
+        """Routes of an earlier run are in the kernel: ``recovered`` waits for every peer's End-of-RIB."""
+        self._recovering = True
+        for peer in self._peers.values():
+            peer.waiting = True
+        self._check_recovery(now)
+
+    @property
+    def recovered(self) -> bool:
+        """Whether what is not desired may be removed: nothing waits for a peer any more."""
+        return not self._recovering
+
+    def _set_statics(self, config: SpeakerConfig) -> None:
+        wanted: dict[Prefix, Path] = {
+            prefix: Path(PathKey("static"), Origin.STATIC, PREFERENCE[Origin.STATIC], blackhole=True)
+            for prefix in config.blackholes
+        }
+        for peer in config.peers:
+            if peer.reachable_by:
+                wanted[parse_prefix(peer.address)] = Path(
+                    PathKey("static"), Origin.STATIC, PREFERENCE[Origin.STATIC], gateway=peer.reachable_by
+                )
+        for prefix in [prefix for prefix in self._statics if prefix not in wanted]:
+            del self._statics[prefix]
+            self.table.remove(prefix, PathKey("static"))
+        for prefix, path in wanted.items():
+            present = self._statics.get(prefix)
+            if present is None or (present.gateway, present.blackhole) != (path.gateway, path.blackhole):
+                self._statics[prefix] = path
+                self.table.set(prefix, path)
+
+    def _set_peer(self, config: PeerConfig, now: float) -> None:
+        assert self._config is not None
+        filters = tuple(self._config.filters[name] for name in config.filters if name in self._config.filters)
+        peer = self._peers.get(config.name)
+        if peer is not None and evolve(peer.config, filters=()) != evolve(config, filters=()):
+            self._remove_peer(config.name, Cease.CONFIG_CHANGE, now)
+            peer = None
+        if peer is None:
+            session = Session(
+                SessionConfig(
+                    version=self.version,
+                    local_as=config.local_as,
+                    remote_as=config.asn,
+                    router_id=self._config.router_id,
+                    passive=config.passive,
+                    keepalive=config.keepalive,
+                    restart_time=config.restart_time,
+                    connect_delay=self._connect_delay,
+                ),
+                self._random,
+            )
+            session.restarting = session.forwarding = True
+            peer = self._peers[config.name] = _Peer(config, session, filters, waiting=self._recovering)
+            session.start(now)
+            return
+        peer.config = config
+        if peer.filters != filters:
+            imports = [f.imports for f in peer.filters] != [f.imports for f in filters]
+            peer.filters = filters
+            if imports:
+                self._import_again(peer)
+            if peer.negotiated is not None:
+                self._join(peer)
+
+    def _remove_peer(self, name: str, subcode: int, now: float) -> None:
+        peer = self._peers.pop(name)
+        peer.session.stop(now, subcode)
+        for command in peer.session.take():
+            if isinstance(command, (Connect, Send, Close)):
+                self._commands.append((name, command))
+        self._leave(peer)
+        peer.generation += 1
+        self._purge(peer)
+
+    def stop(self, now: float) -> None:
+        """End every session by closing its connection, so that peers keep our routes."""
+        for name, peer in self._peers.items():
+            peer.session.stop(now)
+            self._drain(name, peer, now)
+
+    # --- the kernel's routes
+
+    def set_kernel(self, view: KernelView) -> None:
+        """The main table and the addresses as they are now."""
+        self._view = view
+        ignored = self._config.ignored_interfaces if self._config is not None else ()
+        found = kernel_paths(view, self.version, ignored)
+        for prefix in [prefix for prefix in self._kernel if prefix not in found]:
+            for key in self._kernel.pop(prefix):
+                self.table.remove(prefix, key)
+        for prefix, paths in found.items():
+            old = self._kernel.get(prefix, {})
+            for key in old.keys() - paths.keys():
+                self.table.remove(prefix, key)
+            for key, path in paths.items():
+                present = old.get(key)
+                if present is not None and _same(present, path):
+                    paths[key] = present
+                else:
+                    self.table.set(prefix, path)
+            self._kernel[prefix] = paths
+        self.table.set_local_addresses(local_addresses(view, self.version))
+
+    # --- sessions: events
+
+    def incoming(self, address: str, local: str, now: float) -> tuple[str, int] | None:
+        """A connection from ``address`` to our ``local``: (peer, connection number), None to refuse it."""
+        for name, peer in self._peers.items():
+            if peer.config.address == address:
+                number = peer.session.incoming(now)
+                if number is not None:
+                    peer.addresses_by_connection[number] = local
+                self._drain(name, peer, now)
+                if number is not None:
+                    return name, number
+        return None
+
+    def connected(self, name: str, number: int, local: str, now: float) -> None:
+        peer = self._peers.get(name)
+        if peer is not None:
+            peer.addresses_by_connection[number] = local
+            peer.session.connected(number, now)
+            self._drain(name, peer, now)
+
+    def closed(self, name: str, number: int, now: float, reason: str) -> None:
+        peer = self._peers.get(name)
+        if peer is not None:
+            peer.session.closed(number, now, reason)
+            self._drain(name, peer, now)
+
+    def receive(self, name: str, number: int, data: bytes, now: float) -> None:
+        peer = self._peers.get(name)
+        if peer is not None:
+            peer.session.receive(number, data, now)
+            self._drain(name, peer, now)
+
+    def congested(self, name: str, congested: bool) -> None:
+        """Whether the peer's connection has more queued than it should: no announcements until it has drained."""
+        peer = self._peers.get(name)
+        if peer is not None:
+            peer.congested = congested
+
+    def deadline(self) -> float:
+        """When ``tick`` must be called next."""
+        times = [self._recovery_deadline] if self._recovering else []
+        for peer in self._peers.values():
+            times += (peer.session.deadline(), peer.stale_deadline)
+        return min(times, default=float("inf"))
+
+    def tick(self, now: float) -> None:
+        """Time has passed."""
+        for name, peer in list(self._peers.items()):
+            if now >= peer.session.deadline():
+                peer.session.tick(now)
+                self._drain(name, peer, now)
+            if now >= peer.stale_deadline:
+                peer.stale_deadline = float("inf")
+                self._purge(peer)
+        self._check_recovery(now)
+
+    # --- sessions: outcomes
+
+    def _drain(self, name: str, peer: _Peer, now: float) -> None:
+        for command in peer.session.take():
+            if isinstance(command, (Connect, Send, Close)):
+                if isinstance(command, Close):
+                    peer.addresses_by_connection.pop(command.connection, None)
+                self._commands.append((name, command))
+            elif isinstance(command, Up):
+                self._up(peer, command.negotiated, now)
+            elif isinstance(command, Down):
+                self._down(peer, command.graceful, now)
+            elif isinstance(command, Received):
+                if isinstance(command.message, Update):
+                    self._update(peer, command.message, now)
+                else:
+                    self._refresh(peer, command.message, now)
+
+    def _up(self, peer: _Peer, negotiated: Negotiated, now: float) -> None:
+        peer.negotiated = negotiated
+        peer.session.restarting = False
+        peer.local_address = next(reversed(peer.addresses_by_connection.values()), peer.config.source)
+        if not negotiated.graceful_restart or negotiated.peer_restarting:
+            peer.waiting = False
+        if peer.generation and not negotiated.peer_forwarding:
+            peer.stale_deadline = float("inf")
+            self._purge(peer)
+        peer.sent_end = False
+        self._join(peer)
+        self._check_recovery(now)
+
+    def _down(self, peer: _Peer, graceful: bool, now: float) -> None:
+        negotiated, peer.negotiated = peer.negotiated, None
+        self._leave(peer)
+        peer.generation += 1
+        if graceful and negotiated is not None and negotiated.peer_restart_time:
+            if peer.stale_deadline == float("inf"):
+                peer.stale_deadline = now + negotiated.peer_restart_time
+        else:
+            peer.stale_deadline = float("inf")
+            self._purge(peer)
+
+    def _join(self, peer: _Peer) -> None:
+        """Put an established peer into its group and feed it everything."""
+        negotiated = peer.negotiated
+        assert negotiated is not None
+        self._leave_group(peer)
+        c = peer.config
+        cluster = address_to_number(c.cluster_id) if c.cluster_id else 0
+        to = ExportTo(
+            ibgp=c.ibgp,
+            local_as=c.local_as,
+            source=c.source or peer.local_address,
+            rr_client=c.rr_client,
+            cluster_id=cluster,
+            next_hop_self=c.next_hop_self,
+            next_hop_keep=c.next_hop_keep,
+            add_path=self.version in negotiated.context.add_path_send,
+            long_lived=negotiated.long_lived,
+            filters=peer.filters,
+        )
+        group = self._groups.get(to)
+        if group is None:
+            group = self._groups[to] = _Group(to)
+        group.members[c.name] = peer
+        peer.group = group
+        peer.feed = deque(self.table.selected)
+        peer.feed.extend(prefix for prefix in peer.sent if prefix not in self.table.selected)
+
+    def _leave_group(self, peer: _Peer) -> None:
+        if peer.group is not None:
+            peer.group.members.pop(peer.config.name, None)
+            if not peer.group.members:
+                self._groups.pop(peer.group.to, None)
+            peer.group = None
+
+    def _leave(self, peer: _Peer) -> None:
+        self._leave_group(peer)
+        peer.feed = None
+        peer.pending.clear()
+        peer.sent.clear()
+        peer.congested = False
+
+    def _check_recovery(self, now: float) -> None:
+        if self._recovering and (
+            now >= self._recovery_deadline or not any(peer.waiting for peer in self._peers.values())
+        ):
+            self._recovering = False
+
+    # --- received routes
+
+    def _update(self, peer: _Peer, update: Update, now: float) -> None:
+        if update.faults:
+            self.faults += 1
+            self.last_fault = f"{peer.config.name}: {update.faults[-1]}"
+        if update.end_of_rib == self.version:
+            peer.waiting = False
+            peer.stale_deadline = float("inf")
+            self._purge(peer)
+            self._check_recovery(now)
+            return
+        for nlri in update.withdrawn:
+            self._withdraw(peer, nlri)
+        attributes = update.attributes
+        if attributes is None:
+            return
+        if self._looped(peer, attributes):
+            for nlri in update.announced:
+                self._withdraw(peer, nlri)
+            return
+        for nlri in update.announced:
+            if nlri.prefix.version == self.version:
+                peer.received[nlri] = (attributes, peer.generation)
+                self._import(peer, nlri, attributes)
+
+    def _looped(self, peer: _Peer, attributes: Attributes) -> bool:
+        """RFC 4271 9.1.2 (our AS), RFC 4456 section 8 (our id, our cluster)."""
+        assert self._config is not None
+        c = peer.config
+        if attributes.as_path and attributes.as_count(c.local_as) > c.allow_own_as:
+            return True
+        if not c.ibgp:
+            return False
+        if attributes.originator_id == self._config.router_id:
+            return True
+        return bool(c.cluster_id) and address_to_number(c.cluster_id) in attributes.cluster_list
+
+    def _import(self, peer: _Peer, nlri: NLRI, attributes: Attributes) -> None:
+        assert self._config is not None
+        c = peer.config
+        outcome = import_route(self._config.policy, peer.filters, c.ibgp, nlri.prefix, attributes)
+        key = PathKey(c.name, nlri.path_id)
+        if outcome is None:
+            self.table.remove(nlri.prefix, key)
+            return
+        imported, preference = outcome
+        path = Path(
+            key,
+            Origin.BGP,
+            preference,
+            imported,
+            ebgp=not c.ibgp,
+            rr_client=c.rr_client,
+            peer_id=peer.negotiated.peer_id if peer.negotiated else 0,
+            peer_address=address_to_number(c.address),
+        )
+        self.table.set(nlri.prefix, path)
+
+    def _withdraw(self, peer: _Peer, nlri: NLRI) -> None:
+        if peer.received.pop(nlri, None) is not None:
+            self.table.remove(nlri.prefix, PathKey(peer.config.name, nlri.path_id))
+
+    def _import_again(self, peer: _Peer) -> None:
+        for nlri, (attributes, _) in peer.received.items():
+            self._import(peer, nlri, attributes)
+
+    def _purge(self, peer: _Peer) -> None:
+        """Queue the removal of every route that was not announced again since the present generation began."""
+        if peer.received:
+            self._purges.append((peer, deque(peer.received), peer.generation))
+
+    def _refresh(self, peer: _Peer, message: RouteRefresh, now: float) -> None:
+        if message.version != self.version or peer.negotiated is None:
+            return
+        if message.subtype == Refresh.BEGIN:
+            peer.generation += 1
+        elif message.subtype == Refresh.END:
+            self._purge(peer)
+        elif message.subtype == Refresh.REQUEST:
+            if peer.negotiated.enhanced_refresh:
+                peer.session.send(encode(RouteRefresh(self.version, Refresh.BEGIN)), now)
+                peer.closing_refresh = True
+            peer.feed = deque(self.table.selected)
+            peer.sent.clear()
+
+    # --- work
+
+    def step(self, max_items: int, now: float) -> bool:
+        """Do up to about ``max_items`` pieces of work; True when some is left that could be done now."""
+        budget = max_items - self._step_purges(max_items)
+        while self._rescan and budget > 0:
+            self.table.dirty[self._rescan.popleft()] = None
+            budget -= 1
+        while self.table.dirty and budget > 0:
+            prefix = next(iter(self.table.dirty))
+            del self.table.dirty[prefix]
+            self._decide(prefix)
+            budget -= 1
+        for name, peer in self._peers.items():
+            if budget <= 0:
+                break
+            budget -= self._step_peer(peer, budget, now)
+            self._drain(name, peer, now)
+        return self._busy()
+
+    def _busy(self) -> bool:
+        return bool(
+            self._purges
+            or self._rescan
+            or self.table.dirty
+            or any((peer.feed or peer.pending) and not peer.congested for peer in self._peers.values())
+        )
+
+    def _step_purges(self, budget: int) -> int:
+        done = 0
+        while self._purges and done < budget:
+            peer, keys, generation = self._purges[0]
+            while keys and done < budget:
+                nlri = keys.popleft()
+                entry = peer.received.get(nlri)
+                if entry is not None and entry[1] < generation:
+                    del peer.received[nlri]
+                    if self._peers.get(peer.config.name) in (peer, None) or not self._has(peer.config.name, nlri):
+                        self.table.remove(nlri.prefix, PathKey(peer.config.name, nlri.path_id))
+                done += 1
+            if not keys:
+                self._purges.popleft()
+        return done
+
+    def _has(self, name: str, nlri: NLRI) -> bool:
+        """Whether the peer now called ``name`` has announced ``nlri``."""
+        return nlri in self._peers[name].received
+
+    def _decide(self, prefix: Prefix) -> None:
+        selection = self.table.select(prefix)
+        self._to_kernel(prefix, selection)
+        for group in self._groups.values():
+            new = self._exports(group, prefix)
+            old = group.out.get(prefix)
+            if new:
+                group.out[prefix] = new
+            elif old:
+                del group.out[prefix]
+            if new != (old or ()):
+                for peer in group.members.values():
+                    peer.pending[prefix] = None
+
+    def _exports(self, group: _Group, prefix: Prefix) -> _Exported:
+        assert self._config is not None
+        selection = self.table.selected.get(prefix)
+        if selection is None:
+            return ()
+        paths = self.table.paths[prefix] if group.to.add_path else (selection.best,)
+        found = []
+        for path in paths:
+            device = path.device or self.table.resolution(path).device
+            attributes = export_route(self._config.policy, group.to, prefix, path, device)
+            if attributes is not None:
+                source = path.key.source if path.origin is Origin.BGP else ""
+                found.append((path.id if group.to.add_path else 0, attributes, source))
+        return tuple(found)
+
+    def _step_peer(self, peer: _Peer, budget: int, now: float) -> int:
+        group = peer.group
+        if group is None or peer.negotiated is None or peer.congested:
+            return 0
+        done = 0
+        while peer.feed and done < budget:
+            prefix = peer.feed.popleft()
+            if prefix not in group.out:
+                exports = self._exports(group, prefix)
+                if exports:
+                    group.out[prefix] = exports
+            if prefix in group.out or prefix in peer.sent:
+                peer.pending[prefix] = None
+            done += 1
+        done += self._announce(peer, group, max(budget - done, 1), now)
+        if not peer.feed and not peer.pending:
+            self._finish_feed(peer, now)
+        return done
+
+    def _finish_feed(self, peer: _Peer, now: float) -> None:
+        peer.feed = None
+        if peer.closing_refresh:
+            peer.closing_refresh = False
+            peer.session.send(encode(RouteRefresh(self.version, Refresh.END)), now)
+        ready = not self._recovering and not self.table.dirty and not self._rescan
+        if not peer.sent_end and ready and peer.negotiated is not None and peer.negotiated.graceful_restart:
+            peer.sent_end = True
+            peer.session.send(end_of_rib(self.version), now)
+
+    def _announce(self, peer: _Peer, group: _Group, budget: int, now: float) -> int:
+        """Send what changed for ``peer`` since it was last told."""
+        assert peer.negotiated is not None
+        announced: dict[Attributes, list[NLRI]] = {}
+        withdrawn: list[NLRI] = []
+        done = 0
+        name = peer.config.name
+        while peer.pending and done < budget:
+            prefix = next(iter(peer.pending))
+            del peer.pending[prefix]
+            wanted = {number: a for number, a, source in group.out.get(prefix, ()) if source != name}
+            sent = peer.sent.get(prefix, {})
+            withdrawn.extend(NLRI(prefix, number) for number in sent if number not in wanted)
+            for number, attributes in wanted.items():
+                if sent.get(number) != attributes:
+                    announced.setdefault(attributes, []).append(NLRI(prefix, number))
+            if wanted:
+                peer.sent[prefix] = wanted
+            else:
+                peer.sent.pop(prefix, None)
+            done += 1
+        context = peer.negotiated.context
+        if withdrawn:
+            for message in withdraw(withdrawn, context):
+                peer.session.send(message, now)
+        for attributes, routes in announced.items():
+            for message in announce(attributes, routes, context):
+                peer.session.send(message, now)
+        return done
+
+    # --- to the kernel
+
+    def _to_kernel(self, prefix: Prefix, selection: Selection | None) -> None:
+        route = self._kernel_route(prefix, selection)
+        if route == self._installed.get(prefix):
+            return
+        if route is None:
+            del self._installed[prefix]
+        else:
+            self._installed[prefix] = route
+        self._routes[prefix_text(prefix)] = route
+
+    def _kernel_route(self, prefix: Prefix, selection: Selection | None) -> Route | None:
+        assert self._config is not None
+        self.holes.pop(prefix, None)
+        if selection is None or selection.best.origin in (Origin.KERNEL, Origin.DIRECT):
+            return None
+        best = selection.best
+        hop = None
+        if best.origin is Origin.BGP:
+            hop = Prefix(self.version, BITS[self.version], address_to_number(best.attributes.next_hop))
+        verdict = kernel_route(self._config.policy, prefix, best, hop)
+        if not verdict.accept:
+            self._note_hole(prefix, best, verdict.pool)
+            return None
+        text = prefix_text(prefix)
+        if best.blackhole:
+            return Route(text, RouteType.BLACKHOLE, protocol=PROTOCOL_BIRD, metric=verdict.metric)
+        resolved = [self.table.resolution(path) for path in selection.multipath]
+        gateways = tuple(dict.fromkeys(r.gateway for r in resolved if r.reachable))
+        if not gateways:
+            return Route(text, RouteType.UNREACHABLE, protocol=PROTOCOL_BIRD, metric=verdict.metric)
+        devices = {r.device for r in resolved if r.reachable}
+        device = devices.pop() if len(devices) == 1 else ""
+        return Route(text, device=device, gateways=gateways, protocol=PROTOCOL_BIRD, metric=verdict.metric)
+
+    def _note_hole(self, prefix: Prefix, best: Path, pool: Pool | None) -> None:
+        """A remote route that is left to another component, which has not programmed it."""
+        if pool is None or best.origin is not Origin.BGP:
+            return
+        if any(path.origin is Origin.KERNEL and not path.blackhole for path in self.table.paths[prefix]):
+            return
+        self.holes[prefix] = Hole(prefix, pool, best.key.source, best.attributes.next_hop)
+
+    # --- output
+
+    def take_commands(self) -> list[tuple[str, Wire]]:
+        """What connections must do, in order, with the peer's name."""
+        commands, self._commands = self._commands, []
+        return commands
+
+    def take_routes(self) -> tuple[list[Route], list[str]]:
+        """(added or changed, removed destinations) since the last call."""
+        routes, self._routes = self._routes, {}
+        return [r for r in routes.values() if r is not None], [dst for dst, r in routes.items() if r is None]
+
+    def peers(self) -> Iterable[tuple[PeerConfig, Session, int, int]]:
+        """(configuration, session, prefixes received, prefixes sent) of each peer, by name."""
+        for _, peer in sorted(self._peers.items()):
+            yield peer.config, peer.session, len(peer.received), len(peer.sent)
+
+    def not_established(self) -> list[str]:
+        """The sessions that are not up, with their state."""
+        return [
+            f"{config.name} ({config.address}) {session.state.value}"
+            + (f": {session.last_error}" if session.last_error else "")
+            for config, session, _, _ in self.peers()
+            if session.state is not State.ESTABLISHED
+        ]
+
+
+def _same(a: Path, b: Path) -> bool:
+    return (a.metric, a.device, a.gateway, a.blackhole) == (b.metric, b.device, b.gateway, b.blackhole)
