@@ -1,0 +1,1 @@
+"""The CNI plugin: a thin executable, and the server in the agent that does its work."""
