@@ -32,7 +32,7 @@ def render(
     common = _common_namespace([*rows, *(target for target, _ in columns)])
     heads = {column: _head(column, common) for column in columns}
     first = max((len(_short(row, common)) for row in rows), default=4) + 4
-    tables = []
+    tables: list[Table] = []
     for part in _split(list(columns), heads, width - first):
         table = Table(title=title if not tables else None, title_justify="left", pad_edge=False)
         table.add_column("from \\ to", no_wrap=True)

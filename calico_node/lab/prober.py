@@ -17,6 +17,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import dns.message
+
+from calico_node.lab.names import DOMAIN
 from calico_node.lab.worker import Tell, serve
 from calico_node.linux.namespaces import run_in_netns
 
@@ -24,7 +27,7 @@ CONCURRENCY = 256
 TIMEOUT = 0.9
 _STALL = 0.15
 """Seconds the event loop may be late before a silence in that time says nothing."""
-_DNS_QUERY = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x0akubernetes\x07default\x03svc\x07cluster\x05local\x00\x00\x01\x00\x01"
+_DNS_QUERY = dns.message.make_query(f"kubernetes.default.svc.{DOMAIN}", "A", id=0x1234).to_wire()
 _REASONS = {
     errno.ECONNREFUSED: "connection refused",
     errno.EHOSTUNREACH: "no route to host",
@@ -184,10 +187,10 @@ def checksum(data: bytes) -> int:
     """The Internet checksum (RFC 1071)."""
     if len(data) % 2:
         data += b"\0"
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
+    return 0xFFFF - total
 
 
 def icmp_packet(kind: int, code: int, identifier: int, token: bytes) -> bytes:

@@ -171,7 +171,7 @@ def _number(item: _Item, name: str, low: int, high: int, default: int | None) ->
 
 def _names(item: _Item, name: str) -> list[str]:
     value = item.data.get(name)
-    values = value if isinstance(value, list) and value else [value]
+    values: list[Any] = value if isinstance(value, list) and value else [value]
     for text in values:
         if not isinstance(text, str) or not _is_name(text):
             raise item.error(

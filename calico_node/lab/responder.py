@@ -1,8 +1,8 @@
 """The responder: one process that answers on every declared port of every pod, node and outside host.
 
-TCP answers with HTTP 200 and ``{"pod", "node", "ip", "peer"}``, UDP sends back what came, SCTP accepts; the lab's name
-server answers DNS on its port 53.  Listeners are opened inside the place's network namespace by a thread that enters
-it; a socket stays there.
+TCP answers with HTTP 200 and ``{"pod", "node", "ip", "peer"}``, UDP sends back what came, SCTP accepts; the lab's
+name server answers DNS on its port 53.  Listeners are opened inside the place's network namespace by a thread that
+enters it; a socket stays there.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ class Responder:
         self._places: dict[str, _Place] = {}
 
     async def listen(self, request: Mapping[str, Any], tell: Tell) -> list[str]:
-        """Make ``name`` answer on exactly the ports of ``listen``; the ports that could not be opened, with reason."""
+        """Make ``name`` answer on exactly the ports of ``listen``; returns those that fail, and why."""
         name = request["name"]
         place = self._places.get(name)
         if place is not None and place.netns != request["netns"]:

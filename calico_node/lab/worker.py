@@ -1,7 +1,7 @@
 """How the supervisor talks to its two helpers, the responder and the prober: JSON lines over a socket pair.
 
-A request is ``{"id": N, "op": NAME, …}``; the helper answers ``{"id": N, "result": …}`` or ``{"id": N, "error": TEXT}``
-when it is done, in any order, and may send ``{"id": N, "done": N, "total": N}`` before.
+A request is ``{"id": N, "op": NAME, …}``; when it is done the helper answers ``{"id": N, "result": …}`` or
+``{"id": N, "error": TEXT}``, in any order, and may send ``{"id": N, "done": N, "total": N}`` before.
 """
 
 from __future__ import annotations

@@ -1,0 +1,268 @@
+"""What the Kubernetes objects of a lab come to: pods on nodes, services with their endpoints, names.  Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from attrs import evolve, field, frozen
+
+from calico_node.errors import ValidationError
+from calico_node.kubernetes import (
+    Object,
+    Ref,
+    apply_api_defaults,
+    expand_to_pods,
+    implied_objects,
+    missing_namespaces,
+)
+from calico_node.lab.names import NamedPod, NamedService, Names
+from calico_node.lab.probes import DNS_POD
+from calico_node.lab.services import DNS_ADDRESS, Endpoint, Service, ServicePort, assign_addresses
+from calico_node.lab.spec import LabSpec, Listen
+
+HOSTNAME_LABEL = "kubernetes.io/hostname"
+
+
+@frozen
+class Pod:
+    """A pod to run.  ``alias`` is the ``ns/name`` of the workload whose first pod it is, "" for none."""
+
+    namespace: str
+    name: str
+    node: str
+    document: Mapping[str, Any] = field(hash=False)
+    alias: str = ""
+
+    @property
+    def key(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+    @property
+    def ref(self) -> Ref:
+        return Ref("Pod", self.namespace, self.name)
+
+    @property
+    def host_network(self) -> bool:
+        return bool(self.document["spec"].get("hostNetwork"))
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        return self.document["metadata"].get("labels") or {}
+
+    @property
+    def ports(self) -> list[Mapping[str, Any]]:
+        """The ports of containers and init containers, as they stand in the document."""
+        spec = self.document["spec"]
+        containers = [*(spec.get("containers") or ()), *(spec.get("initContainers") or ())]
+        return [port for container in containers for port in container.get("ports") or ()]
+
+    @property
+    def listen(self) -> tuple[Listen, ...]:
+        ports = (Listen(port["containerPort"], port.get("protocol") or "TCP") for port in self.ports)
+        return tuple(dict.fromkeys(ports))
+
+    def port_number(self, target: object, protocol: str) -> int | None:
+        """A Service's targetPort as a number; None where no port of that name and protocol is declared."""
+        if isinstance(target, int):
+            return target
+        for port in self.ports:
+            if port.get("name") == target and (port.get("protocol") or "TCP") == protocol:
+                return int(port["containerPort"])
+        return None
+
+
+@frozen
+class Plan:
+    """The whole desired state.  ``objects`` is what an API server would hold: the given ones, the implied ones, and
+    all pods with their nodes."""
+
+    objects: Mapping[Ref, Object] = field(factory=dict, hash=False)
+    pods: Mapping[str, Pod] = field(factory=dict, hash=False)
+
+
+def dns_objects() -> list[Object]:
+    """The lab's own name server, a pod and a Service; documents of the same names take their place."""
+    namespace, name = DNS_POD.split("/")
+    labels = {"k8s-app": "kube-dns"}
+    ports = [("dns", "UDP"), ("dns-tcp", "TCP")]
+    documents: list[Object] = [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}},
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "namespace": namespace, "labels": labels},
+            "spec": {
+                "containers": [
+                    {
+                        "name": "dns",
+                        "ports": [{"name": port, "containerPort": 53, "protocol": proto} for port, proto in ports],
+                    }
+                ]
+            },
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": name, "namespace": namespace, "labels": labels},
+            "spec": {
+                "clusterIP": DNS_ADDRESS,
+                "selector": labels,
+                "ports": [{"name": port, "port": 53, "protocol": proto} for port, proto in ports],
+            },
+        },
+    ]
+    return [apply_api_defaults(document) for document in documents]
+
+
+def make_plan(
+    given: Mapping[Ref, Object],
+    lab: LabSpec,
+    placed: Mapping[str, str],
+    origins: Mapping[Ref, str] | None = None,
+) -> Plan:
+    """Expand workloads and place pods.
+
+    ``placed`` maps pods that run already to their nodes: they stay.  Raises ``ValidationError`` for a namespace that
+    nobody declared, a node that does not exist, and two documents that make the same pod.
+    """
+    origins = origins or {}
+    from calico_node.kubernetes import ref_of
+
+    objects: dict[Ref, Object] = {ref_of(item): item for item in dns_objects()}
+    objects.update(given)
+    for item in implied_objects(objects.values()):
+        objects[ref_of(item)] = item
+    for namespace, users in missing_namespaces(objects.values()).items():
+        raise ValidationError(
+            f"namespace {namespace!r} does not exist; add a Namespace document for it",
+            resource=users[0],
+            field="metadata.namespace",
+            value=namespace,
+            origin=next((origins[ref] for ref in origins if str(ref) == users[0]), ""),
+        )
+    labels = {node.name: {HOSTNAME_LABEL: node.name, **node.labels} for node in lab.nodes}
+    found: dict[str, tuple[Object, str, Ref]] = {}
+    for ref, item in objects.items():
+        for number, document in enumerate(expand_to_pods(item, labels)):
+            key = f"{document['metadata']['namespace']}/{document['metadata']['name']}"
+            if key in found:
+                raise ValidationError(
+                    f"makes pod {key}, and so does {found[key][2]}", resource=str(ref), origin=origins.get(ref, "")
+                )
+            alias = f"{ref.namespace}/{ref.name}" if ref.kind != "Pod" and number == 0 else ""
+            found[key] = (document, alias, ref)
+    pods = _place(found, labels, placed, origins)
+    objects.update((pod.ref, _with_node(pod)) for pod in pods.values())
+    return Plan(objects, pods)
+
+
+def _place(
+    found: Mapping[str, tuple[Object, str, Ref]],
+    labels: Mapping[str, Mapping[str, str]],
+    placed: Mapping[str, str],
+    origins: Mapping[Ref, str],
+) -> dict[str, Pod]:
+    """``spec.nodeName`` is honoured, then where the pod is, then the least loaded node its nodeSelector takes."""
+    chosen: dict[str, str] = {}
+    for key, (document, _, ref) in found.items():
+        wanted = document["spec"].get("nodeName") or ""
+        if wanted and wanted not in labels:
+            raise ValidationError(
+                f"there is no such node; the lab has {', '.join(labels)}",
+                resource=str(ref),
+                field="spec.nodeName",
+                value=wanted,
+                origin=origins.get(ref, ""),
+            )
+        if wanted or placed.get(key) in labels:
+            chosen[key] = wanted or placed[key]
+    load = dict.fromkeys(labels, 0)
+    for name in chosen.values():
+        load[name] += 1
+    for key, (document, _, ref) in found.items():
+        if key in chosen:
+            continue
+        selector = document["spec"].get("nodeSelector") or {}
+        fit = [name for name in labels if all(labels[name].get(k) == v for k, v in selector.items())]
+        if not fit:
+            raise ValidationError(
+                "no node of the lab has these labels",
+                resource=str(ref),
+                field="spec.nodeSelector",
+                value=selector,
+                origin=origins.get(ref, ""),
+            )
+        chosen[key] = min(fit, key=lambda name: load[name])
+        load[chosen[key]] += 1
+    return {
+        key: Pod(document["metadata"]["namespace"], document["metadata"]["name"], chosen[key], document, alias)
+        for key, (document, alias, _) in found.items()
+    }
+
+
+def _with_node(pod: Pod) -> Object:
+    document = dict(pod.document)
+    document["spec"] = {**document["spec"], "nodeName": pod.node}
+    return document
+
+
+def services(plan: Plan, addresses: Mapping[str, str], known: Mapping[str, str]) -> list[Service]:
+    """The Services with their endpoints.  ``addresses`` maps pods (``ns/name``) to addresses, ``known`` services that
+    have a cluster IP already to it.  Raises ``ValidationError`` for two that ask for one address."""
+    found: list[Service] = []
+    wanted: dict[str, str] = {}
+    for ref, item in plan.objects.items():
+        if ref.kind != "Service" or item["spec"].get("type") == "ExternalName":
+            continue
+        spec = item["spec"]
+        selector = spec.get("selector") or {}
+        backends = [
+            pod
+            for pod in plan.pods.values()
+            if selector
+            and pod.namespace == ref.namespace
+            and addresses.get(pod.key)
+            and all(pod.labels.get(key) == value for key, value in selector.items())
+        ]
+        ports = tuple(
+            ServicePort(
+                port.get("name") or "",
+                port.get("protocol") or "TCP",
+                port["port"],
+                tuple(
+                    Endpoint(addresses[pod.key], number)
+                    for pod in backends
+                    if (number := pod.port_number(port.get("targetPort"), port.get("protocol") or "TCP")) is not None
+                ),
+            )
+            for port in spec.get("ports") or ()
+        )
+        hostnames = tuple((pod.document["spec"].get("hostname") or pod.name, addresses[pod.key]) for pod in backends)
+        service = Service(ref.namespace, ref.name, "", ports, hostnames)
+        asked = spec.get("clusterIP") or ""
+        if asked != "None":
+            wanted[service.key] = asked
+        found.append(service)
+    assigned = assign_addresses(wanted, known)
+    return [evolve(service, address=assigned.get(service.key, "")) for service in found]
+
+
+def names(
+    plan: Plan, addresses: Mapping[str, str], items: Iterable[Service], machines: Iterable[tuple[str, str]]
+) -> Names:
+    """What the name server and the hosts files say."""
+    named = tuple(
+        NamedService(
+            item.namespace,
+            item.name,
+            item.address,
+            tuple((port.name, port.protocol.lower(), port.number) for port in item.ports if port.name),
+            item.hostnames,
+        )
+        for item in items
+    )
+    pods = tuple(
+        NamedPod(pod.namespace, pod.name, addresses[pod.key]) for pod in plan.pods.values() if pod.key in addresses
+    )
+    return Names(named, pods, tuple(machines))
