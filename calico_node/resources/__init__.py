@@ -6,13 +6,13 @@ that a command-line tool pays only for the kinds it touches.
 
 from typing import TYPE_CHECKING, Any
 
-from calico_node.resources.api import decode, encode, encode_json, from_dict, to_dict
+from calico_node.resources.api import decode, encode, encode_json, escape_json, from_dict, to_dict
 from calico_node.resources.defaults import apply_defaults
 from calico_node.resources.documents import Document, expand_lists, load_documents, load_resources
 from calico_node.resources.fields import Struct
 from calico_node.resources.kinds import KINDS, TIERED_KINDS, KindInfo, kind_by_name
 from calico_node.resources.meta import API_VERSION, ObjectMeta, Resource, describe
-from calico_node.resources.validation import validate, validate_update
+from calico_node.resources.validation import validate
 
 if TYPE_CHECKING:
     from calico_node.resources.bgp import (
@@ -271,6 +271,7 @@ __all__ = [
     "describe",
     "encode",
     "encode_json",
+    "escape_json",
     "expand_lists",
     "from_dict",
     "kind_by_name",
@@ -278,5 +279,4 @@ __all__ = [
     "load_resources",
     "to_dict",
     "validate",
-    "validate_update",
 ]

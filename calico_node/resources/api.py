@@ -65,6 +65,11 @@ def encode_json(data: Any, label: str = "") -> bytes:
         text = orjson.dumps(data)
     except (TypeError, orjson.JSONEncodeError) as error:
         raise ValidationError(f"cannot be written as JSON: {error}", resource=label) from None
+    return escape_json(text)
+
+
+def escape_json(text: bytes) -> bytes:
+    """JSON text with the characters escaped that Go escapes; they occur only inside strings."""
     for plain, escaped in _ESCAPES:
         if plain in text:
             text = text.replace(plain, escaped)

@@ -98,7 +98,7 @@ def _compose(text: str, source: str) -> list[Document]:
     documents: list[Document] = []
     builder = _Builder(source)
     while loader.check_node():
-        node = loader.get_node()
+        node: Any = loader.get_node()
         builder.index += 1
         data = builder.build(node)
         if data is not None:
@@ -112,11 +112,12 @@ def _check_depth(loader: Any, source: str) -> None:
 
     depth = 0
     while loader.check_event():
-        event = loader.get_event()
+        event: Any = loader.get_event()
         if isinstance(event, CollectionStartEvent):
             depth += 1
             if depth > MAX_DEPTH:
-                origin = f"{source}, line {event.start_mark.line + 1}"
+                mark: Any = event.start_mark
+                origin = f"{source}, line {mark.line + 1}"
                 raise ValidationError(f"malformed YAML: nested more than {MAX_DEPTH} levels deep", origin=origin)
         elif isinstance(event, CollectionEndEvent):
             depth -= 1
@@ -164,7 +165,7 @@ def _items(document: Document) -> tuple[list[Any] | None, str]:
 
 
 def _line(node: "YAMLNode | None", otherwise: int) -> int:
-    mark = node.start_mark if node is not None else None
+    mark: Any = node.start_mark if node is not None else None
     return mark.line + 1 if mark is not None else otherwise
 
 

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from calico_node.errors import ValidationError
 from calico_node.resources.api import as_error
 from calico_node.resources.fields import Check, Fault, Struct
 from calico_node.resources.meta import Resource
@@ -12,8 +11,8 @@ from calico_node.resources.structure import Plan, plan_of
 def validate(resource: Resource, *, origin: str = "") -> None:
     """Raise ``ValidationError`` for the first rule that the resource breaks, naming field, value and reason.
 
-    Defaults should have been applied.  Rules that need other resources (a policy's tier, overlapping pools) are the
-    client's; rules about a change are ``validate_update``'s.
+    Defaults should have been applied.  Rules that need other resources (a policy's tier, overlapping pools) or the
+    former state (a pool's CIDR cannot change) are the client's.
     """
     from calico_node.resources import rules
 
@@ -25,25 +24,6 @@ def validate(resource: Resource, *, origin: str = "") -> None:
             rule(resource)
     except Fault as fault:
         raise as_error(fault, resource=resource.described, origin=origin) from None
-
-
-def validate_update(old: Resource, new: Resource) -> None:
-    """Raise ``ValidationError`` where ``new`` changes what cannot be changed."""
-    if new.kind != "IPPool":
-        return
-    before: Any = old
-    after: Any = new
-    for attribute, name in (("cidr", "spec.cidr"), ("block_size", "spec.blockSize")):
-        was, now = getattr(before.spec, attribute), getattr(after.spec, attribute)
-        if was != now:
-            raise ValidationError(f"cannot be changed (it is {was!r})", resource=new.described, field=name, value=now)
-    if "LoadBalancer" in before.spec.allowed_uses and "LoadBalancer" not in after.spec.allowed_uses:
-        raise ValidationError(
-            "a LoadBalancer pool cannot be changed to another use",
-            resource=new.described,
-            field="spec.allowedUses",
-            value=after.spec.allowed_uses,
-        )
 
 
 def check_struct(value: Struct) -> None:

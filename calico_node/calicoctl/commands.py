@@ -1,0 +1,333 @@
+"""What each command does.  A command returns its exit status; errors are raised."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from calico_node.calicoctl import manifests
+from calico_node.calicoctl.config import load_settings
+from calico_node.calicoctl.manifests import DEFAULT_NAMESPACE, InputError, Manifest
+from calico_node.errors import (
+    CalicoError,
+    OperationNotSupported,
+    ResourceAlreadyExists,
+    ResourceDoesNotExist,
+    UpdateConflict,
+)
+from calico_node.resources import KINDS, KindInfo, Resource, describe, kind_by_name
+
+if TYPE_CHECKING:
+    from calico_node.datastores import Client
+
+Options = dict[str, Any]
+Action = Callable[["Client", Resource], Awaitable[Any]]
+
+UPDATE_TRIES = 5
+
+
+# Writing
+
+
+def create(options: Options) -> int:
+    async def action(client: Client, resource: Resource) -> None:
+        try:
+            await client.create(_bare(resource))
+        except ResourceAlreadyExists:
+            if not options["skip_exists"]:
+                raise
+
+    return _write(options, "create", "created", action)
+
+
+def apply(options: Options) -> int:
+    return _write(options, "apply", "applied", lambda client, resource: client.apply(resource))
+
+
+def replace(options: Options) -> int:
+    return _write(options, "replace", "replaced", _replace)
+
+
+async def _replace(client: Client, resource: Resource) -> None:
+    """Update what exists; without a resourceVersion of the user's, a conflict is tried again."""
+    given = resource.metadata.resource_version
+    for attempt in range(1, UPDATE_TRIES + 1):
+        if not given:
+            metadata = resource.metadata
+            stored = await client.get(resource.kind, metadata.name, metadata.namespace)
+            resource.metadata.resource_version = stored.metadata.resource_version
+        try:
+            await client.apply(resource)
+            return
+        except UpdateConflict:
+            if given or attempt == UPDATE_TRIES:
+                raise
+        await asyncio.sleep(0.1 * attempt)
+
+
+def _bare(resource: Resource) -> Resource:
+    """Without what the datastore gives, so that a document got from one cluster can be created in another."""
+    from calico_node.resources import ObjectMeta
+
+    old = resource.metadata
+    resource.metadata = ObjectMeta(
+        name=old.name, namespace=old.namespace, labels=old.labels, annotations=old.annotations
+    )
+    return resource
+
+
+def _write(options: Options, verb: str, past: str, action: Action) -> int:
+    items = _read_input(options)
+    if not items:
+        return 0
+    for item in items:
+        refuse_read_only(verb, item.resource)
+
+    async def run() -> int:
+        kinds = {item.resource.kind for item in items}
+        kind = f"'{next(iter(kinds))}' " if len(kinds) == 1 else ""
+        async with _client(options) as client:
+            for done, item in enumerate(items):
+                try:
+                    await action(client, item.resource)
+                except CalicoError as error:
+                    return _failed(verb, past, kind, done, len(items), error)
+        print(f"Successfully {past} {len(items)} {kind}resource(s)")
+        return 0
+
+    return asyncio.run(run())
+
+
+def _failed(verb: str, past: str, kind: str, done: int, count: int, error: CalicoError) -> int:
+    """Say what was done before the first error and what the error is."""
+    if done:
+        print(f"Partial success: {past} the first {done} out of {count} {kind}resources:", flush=True)
+        print(f"hit error: [{error}]", file=sys.stderr)
+    elif count == 1:
+        print(f"failed to {verb} {kind}resource: [{error}]", file=sys.stderr)
+    else:
+        print(f"failed to {verb} any {kind}resources: [{error}]", file=sys.stderr)
+    return 1
+
+
+def delete(options: Options) -> int:
+    targets = _targets(options, required_names=True)
+    if not targets:
+        return 0
+    for kind, name, namespace in targets:
+        refuse_read_only_name("delete", kind, name, namespace)
+
+    async def run() -> int:
+        deleted, status = 0, 0
+        async with _client(options) as client:
+            for kind, name, namespace in targets:
+                try:
+                    await client.delete(kind, name, namespace)
+                except ResourceDoesNotExist as error:
+                    if not options["skip_not_exists"]:
+                        print(f"Failed to delete '{kind}' resource: {error}", file=sys.stderr)
+                        status = 1
+                        continue
+                except CalicoError as error:
+                    print(f"Failed to delete '{kind}' resource: {error}", file=sys.stderr)
+                    status = 1
+                    continue
+                deleted += 1
+        if deleted:
+            kinds = {kind for kind, _, _ in targets}
+            shown = f"'{next(iter(kinds))}' " if len(kinds) == 1 else ""
+            print(f"Successfully deleted {deleted} {shown}resource(s)")
+        return status
+
+    return asyncio.run(run())
+
+
+def validate(options: Options) -> int:
+    items = _read_input(options)
+    if items:
+        print(f"Successfully validated {len(items)} resource(s)")
+    return 0
+
+
+# Reading
+
+
+def get(options: Options) -> int:
+    from calico_node.calicoctl import output
+
+    format_ = output.Format.parse(options["output"])
+    listing_of = _listing_kind(options)
+    if format_.columns and listing_of:
+        from calico_node.calicoctl.tables import check_headings
+
+        check_headings(listing_of.kind, format_.columns)
+    if options["export"] and (listing_of or options["filename"]):
+        raise InputError("--export needs the NAME of a resource")
+    targets = [] if listing_of else _targets(options, required_names=False)
+
+    async def run() -> tuple[list[Any], list[CalicoError]]:
+        async with _client(options) as client:
+            if listing_of:
+                return [await _list(client, listing_of, options)], []
+            return await _get_each(client, targets)
+
+    results, errors = asyncio.run(run())
+    if options["export"]:
+        results = [_exported(result) for result in results]
+    if results:
+        namespace = bool(options["all_namespaces"] or options["namespace"])
+        sys.stdout.write(output.render(results, format_, namespace=namespace))
+        sys.stdout.flush()
+    for error in errors:
+        print(error, file=sys.stderr)
+    return 1 if errors else 0
+
+
+def _listing_kind(options: Options) -> KindInfo | None:
+    """The kind whose resources are all asked for, None where names or a file say which."""
+    if options["filename"] or options["names"] or not options["kind"]:
+        return None
+    return find_kind(options["kind"])
+
+
+async def _list(client: Client, info: KindInfo, options: Options) -> Any:
+    from calico_node.calicoctl.output import Listing
+
+    namespace = ""
+    if info.namespaced and not options["all_namespaces"]:
+        namespace = options["namespace"] or DEFAULT_NAMESPACE
+    try:
+        found = await client.list(info.kind, namespace)
+    except CalicoError as error:
+        raise CalicoError(f"failed to get resources: {error}") from None
+    items = found.items
+    if info.kind == "Tier":
+        items = tuple(
+            sorted(items, key=lambda tier: (tier.spec.order is None, tier.spec.order or 0, tier.metadata.name))
+        )
+    return Listing(info.kind, items, found.revision)
+
+
+async def _get_each(client: Client, targets: Sequence[tuple[str, str, str]]) -> tuple[list[Any], list[CalicoError]]:
+    found: list[Any] = []
+    errors: list[CalicoError] = []
+    for kind, name, namespace in targets:
+        try:
+            found.append(await client.get(kind, name, namespace))
+        except CalicoError as error:
+            errors.append(error)
+    return found, errors
+
+
+def _exported(resource: Any) -> Any:
+    metadata = resource.metadata
+    metadata.namespace = ""
+    metadata.uid = metadata.resource_version = metadata.creation_timestamp = None
+    metadata.deletion_timestamp = metadata.deletion_grace_period_seconds = None
+    return resource
+
+
+def version(options: Options) -> int:
+    from calico_node.calicoctl.version import client_version, git_commit
+
+    print(f"Client Version:    {client_version()}")
+    print(f"Git commit:        {git_commit()}", flush=True)
+    if options["client_only"]:
+        return 0
+    try:
+        settings = load_settings(options["config"], options["context"])
+
+        async def run() -> Any:
+            from calico_node.datastores import open_client
+
+            async with open_client(settings) as client:
+                return await client.get("ClusterInformation", "default")
+
+        spec = asyncio.run(run()).spec
+    except CalicoError as error:
+        raise CalicoError(f"unable to retrieve Cluster Version or Type: {error}") from None
+    print(f"Cluster Version:   {spec.calico_version or ''}")
+    print(f"Cluster Type:      {spec.cluster_type or ''}")
+    return 0
+
+
+# Shared
+
+
+@asynccontextmanager
+async def _client(options: Options) -> AsyncIterator[Client]:
+    """The client of the chosen datastore, after the check that cluster and tool are of one version."""
+    from calico_node.calicoctl.version import check_version
+    from calico_node.datastores import open_client
+
+    settings = load_settings(options["config"], options["context"])
+    async with open_client(settings) as client:
+        if not options["allow_version_mismatch"]:
+            await check_version(client)
+        yield client
+
+
+def _read_input(options: Options) -> list[Manifest]:
+    items = manifests.read(options["filename"], namespace=options["namespace"], recursive=options["recursive"])
+    if not items and not options["skip_empty"]:
+        raise CalicoError("No resources specified")
+    return items
+
+
+def find_kind(name: str) -> KindInfo:
+    """The kind a user calls ``name``.  Raises ``InputError``."""
+    info = kind_by_name(name)
+    if info is None:
+        raise InputError(f"resource type '{name}' is not supported")
+    return info
+
+
+def _targets(options: Options, *, required_names: bool) -> list[tuple[str, str, str]]:
+    """Kind, name and namespace of every resource that the command is about."""
+    if options["filename"]:
+        if options["kind"]:
+            raise InputError("give either -f or KIND and NAME")
+        items = manifests.read(
+            options["filename"], namespace=options["namespace"], recursive=options["recursive"], check=False
+        )
+        if not items and not options["skip_empty"]:
+            raise CalicoError("No resources specified")
+        return [(item.resource.kind, _name(item), item.resource.metadata.namespace) for item in items]
+    if not options["kind"]:
+        raise InputError("give -f FILE, or KIND and NAME")
+    info = find_kind(options["kind"])
+    if required_names and not options["names"]:
+        raise InputError(f"give the name of the {info.kind} to delete")
+    if options.get("all_namespaces") and info.namespaced:
+        raise InputError("a resource name cannot be combined with --all-namespaces")
+    namespace = (options["namespace"] or DEFAULT_NAMESPACE) if info.namespaced else ""
+    return [(info.kind, name, namespace) for name in options["names"]]
+
+
+def _name(item: Manifest) -> str:
+    resource = item.resource
+    if not resource.metadata.name:
+        raise InputError(f"{item.document.origin()}: {resource.kind}: metadata.name: is required")
+    return resource.metadata.name
+
+
+def refuse_read_only(verb: str, resource: Resource) -> None:
+    refuse_read_only_name(verb, resource.kind, resource.metadata.name, resource.metadata.namespace)
+
+
+def refuse_read_only_name(verb: str, kind: str, name: str, namespace: str) -> None:
+    """Raise for what only the system writes: ClusterInformation and policies that come from Kubernetes."""
+    if not KINDS[kind].names:
+        raise InputError(f"resource type '{kind}' is not supported")
+    reason = ""
+    if kind == "ClusterInformation":
+        reason = "it is read-only"
+    elif kind == "NetworkPolicy" and name.startswith("knp.default."):
+        reason = "kubernetes network policies must be managed through the kubernetes API"
+    if reason:
+        operation = {"create": "Create", "apply": "Apply", "replace": "Update", "delete": "Delete"}[verb]
+        title = describe(kind, name, namespace)
+        raise OperationNotSupported(f"operation {operation} is not supported on {title}: {reason}")

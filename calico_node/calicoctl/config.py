@@ -1,0 +1,110 @@
+"""The datastore to use: the environment, or a CalicoAPIConfig file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from calico_node.calicoctl.manifests import InputError
+from calico_node.errors import ValidationError
+from calico_node.settings import Settings
+
+DEFAULT_FILE = "/etc/calico/calicoctl.cfg"
+
+_ENVIRONMENT = {
+    "datastoreType": "DATASTORE_TYPE",
+    "etcdEndpoints": "ETCD_ENDPOINTS",
+    "etcdDiscoverySrv": "ETCD_DISCOVERY_SRV",
+    "etcdUsername": "ETCD_USERNAME",
+    "etcdPassword": "ETCD_PASSWORD",
+    "etcdKeyFile": "ETCD_KEY_FILE",
+    "etcdCertFile": "ETCD_CERT_FILE",
+    "etcdCACertFile": "ETCD_CA_CERT_FILE",
+    "kubeconfig": "KUBECONFIG",
+    "k8sAPIEndpoint": "K8S_API_ENDPOINT",
+    "k8sAPIToken": "K8S_API_TOKEN",
+    "k8sKeyFile": "K8S_KEY_FILE",
+    "k8sCertFile": "K8S_CERT_FILE",
+    "k8sCAFile": "K8S_CA_FILE",
+    "k8sInsecureSkipTLSVerify": "K8S_INSECURE_SKIP_TLS_VERIFY",
+    "k8sDisableNodePoll": "K8S_DISABLE_NODE_POLL",
+    "usePodCIDR": "USE_POD_CIDR",
+    "k8sClientQPS": "K8S_CLIENT_QPS",
+    "k8sClientBurst": "K8S_CLIENT_BURST",
+    "k8sCurrentContext": "K8S_CURRENT_CONTEXT",
+    "calicoAPIGroup": "CALICO_API_GROUP",
+}
+_INLINE = {
+    "etcdKey": "etcdKeyFile",
+    "etcdCert": "etcdCertFile",
+    "etcdCACert": "etcdCACertFile",
+    "kubeconfigInline": "kubeconfig",
+}
+
+
+_DATASTORE_VARIABLES = (
+    "DATASTORE_TYPE",
+    "CALICO_DATASTORE_TYPE",
+    "ETCD_ENDPOINTS",
+    "CALICO_ETCD_ENDPOINTS",
+    "CALICO_DATASTORE_PATH",
+    "KUBECONFIG",
+)
+
+
+def load_settings(config: str, context: str) -> Settings:
+    """Settings from ``config``, or the environment.
+
+    A file named with ``-c`` overrides the environment.  The default file is read where it exists, but the
+    environment goes before it, so that a shell pointed at a lab stays there.  Raises ``InputError``,
+    ``SettingsError``.
+    """
+    environ = dict(os.environ)
+    if config:
+        environ.update(_read(config))
+    elif Path(DEFAULT_FILE).is_file() and not any(environ.get(name) for name in _DATASTORE_VARIABLES):
+        environ = {**_read(DEFAULT_FILE), **environ}
+    if context:
+        environ["K8S_CURRENT_CONTEXT"] = context
+    return Settings.load(environ)
+
+
+def _read(filename: str) -> dict[str, str]:
+    from calico_node.resources import API_VERSION, load_documents
+
+    try:
+        documents = load_documents(Path(filename).read_bytes(), filename)
+    except OSError:
+        raise InputError(f"Error reading config file: {filename}") from None
+    except ValidationError as error:
+        raise InputError(f"invalid config file: {error}") from None
+    data: Any = documents[0].data if len(documents) == 1 else None
+    if not isinstance(data, dict):
+        raise InputError(f"invalid config file: {filename} must hold one CalicoAPIConfig document")
+    if data.get("apiVersion") != API_VERSION:
+        raise InputError(f"invalid config file: unknown APIVersion {data.get('apiVersion')!r}")
+    if data.get("kind") != "CalicoAPIConfig":
+        raise InputError(f"invalid config file: expected kind 'CalicoAPIConfig', got {data.get('kind')!r}")
+    spec = data.get("spec") or {}
+    if not isinstance(spec, dict):
+        raise InputError("invalid config file: spec must be an object")
+    return _to_environment(spec)
+
+
+def _to_environment(spec: dict[str, Any]) -> dict[str, str]:
+    environ: dict[str, str] = {}
+    for name, value in spec.items():
+        if name in _INLINE:
+            raise InputError(f"invalid config file: {name} is not supported; use {_INLINE[name]}")
+        if name not in _ENVIRONMENT:
+            raise InputError(
+                f"invalid config file: field in document is not recognized or is in the wrong location: {name}"
+            )
+        if value is None or isinstance(value, dict | list):
+            raise InputError(f"invalid config file: {name} must be text")
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        environ[_ENVIRONMENT[name]] = text
+        # A variable with the prefix would win over the file.
+        environ["CALICO_" + _ENVIRONMENT[name]] = text
+    return environ

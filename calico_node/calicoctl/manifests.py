@@ -1,0 +1,104 @@
+"""Files to resources: everything is read and checked before anything is written."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from pathlib import Path
+
+from attrs import frozen
+
+from calico_node.errors import CalicoError, ValidationError
+from calico_node.resources import KINDS, Document, Resource, apply_defaults, expand_lists, load_documents
+from calico_node.resources import validate as validate_resource
+
+SUFFIXES = (".yaml", ".yml", ".json")
+DEFAULT_NAMESPACE = "default"
+
+
+class InputError(CalicoError):
+    """What the user gave cannot be used."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(f"failed to execute command: {text}")
+
+
+@frozen
+class Manifest:
+    """A resource and the document it was read from."""
+
+    resource: Resource
+    document: Document
+
+
+def read(filename: str, *, namespace: str = "", recursive: bool = False, check: bool = True) -> list[Manifest]:
+    """The resources of a file, folder or ``-``, in order, each with a namespace where its kind has one.
+
+    With ``check`` all of them are validated.  Raises ``InputError`` that names every document at fault.
+    """
+    manifests: list[Manifest] = []
+    faults: list[CalicoError] = []
+    for source, text in _texts(filename, recursive):
+        try:
+            documents = list(expand_lists(load_documents(text, source)))
+        except ValidationError as error:
+            faults.append(error)
+            continue
+        for document in documents:
+            try:
+                manifests.append(_manifest(document, namespace, check))
+            except ValidationError as error:
+                faults.append(error)
+    if len(faults) == 1:
+        raise InputError(str(faults[0]))
+    if faults:
+        lines = "".join(f"\n  {fault}" for fault in faults)
+        raise InputError(f"{len(faults)} documents cannot be used, nothing was done:{lines}")
+    return manifests
+
+
+def _texts(filename: str, recursive: bool) -> list[tuple[str, bytes]]:
+    if filename == "-":
+        return [("standard input", sys.stdin.buffer.read())]
+    path = Path(filename)
+    if path.is_dir():
+        found = path.rglob("*") if recursive else path.glob("*")
+        files = sorted(file for file in found if file.suffix in SUFFIXES and file.is_file())
+    else:
+        files = [path]
+    texts = []
+    for file in files:
+        try:
+            texts.append((str(file), file.read_bytes()))
+        except OSError as error:
+            raise InputError(f"cannot read {file}: {error.strerror}") from None
+    return texts
+
+
+def _manifest(document: Document, namespace: str, check: bool) -> Manifest:
+    resource = document.resource()
+    set_namespace(resource, namespace, document)
+    if check:
+        prepared = copy.deepcopy(resource)
+        apply_defaults(prepared)
+        try:
+            validate_resource(prepared)
+        except ValidationError as error:
+            raise document.located(error) from None
+    return Manifest(resource, document)
+
+
+def set_namespace(resource: Resource, namespace: str, document: Document) -> None:
+    """The namespace of the document, of ``-n`` or the default; two different ones are an error."""
+    metadata = resource.metadata
+    if not KINDS[resource.kind].namespaced:
+        return
+    if metadata.namespace and namespace and metadata.namespace != namespace:
+        raise ValidationError(
+            f"contradicts the namespace {namespace!r} given with -n",
+            resource=resource.described,
+            field="metadata.namespace",
+            value=metadata.namespace,
+            origin=document.origin("metadata.namespace"),
+        )
+    metadata.namespace = metadata.namespace or namespace or DEFAULT_NAMESPACE

@@ -1,0 +1,113 @@
+"""Results as text: tables, YAML, JSON, names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from attrs import frozen
+
+from calico_node.calicoctl import tables
+from calico_node.calicoctl.manifests import InputError
+from calico_node.resources import API_VERSION, KINDS, Resource, escape_json, to_dict
+
+FORMATS = ("ps", "wide", "yaml", "yml", "json", "name", "custom-columns=<HEADING>[,<HEADING>…]")
+
+
+@frozen
+class Listing:
+    """All resources of a kind, as ``get KIND`` without names finds them; ``revision`` is the datastore's."""
+
+    kind: str
+    items: tuple[Resource, ...]
+    revision: int
+
+
+@frozen
+class Format:
+    """A parsed ``-o``; ``columns`` are those of custom-columns."""
+
+    name: str
+    columns: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Format:
+        """Raises ``InputError`` for an unknown format."""
+        if text in ("ps", "wide", "json", "name"):
+            return cls(text)
+        if text in ("yaml", "yml"):
+            return cls("yaml")
+        name, equals, rest = text.partition("=")
+        if name == "custom-columns" and equals and rest:
+            return cls(name, tuple(rest.split(",")))
+        raise InputError(f"unrecognized output format '{text}': valid values are {', '.join(FORMATS)}")
+
+
+def render(results: Sequence[Resource | Listing], format_: Format, *, namespace: bool = False) -> str:
+    """The text of all results; one is written bare, several as a list.  ``namespace`` adds the NAMESPACE column."""
+    if format_.name == "json":
+        return _json(_data(results))
+    if format_.name == "yaml":
+        return _yaml(_data(results))
+    groups = _by_kind(results)
+    if format_.name == "name":
+        return "".join(f"{_reference(item)}\n" for _, items in groups for item in items)
+    if format_.columns:
+        return "".join(
+            tables.table(kind, items, tables.check_headings(kind, format_.columns)) for kind, items in groups
+        )
+    wide = format_.name == "wide"
+    return "".join(
+        tables.table(kind, items, tables.headings(kind, wide=wide), namespace=namespace) for kind, items in groups
+    )
+
+
+def _reference(resource: Resource) -> str:
+    """``kind/name``, or ``kind/namespace/name``."""
+    parts = (resource.kind.lower(), resource.metadata.namespace, resource.metadata.name)
+    return "/".join(part for part in parts if part)
+
+
+def _by_kind(results: Sequence[Resource | Listing]) -> list[tuple[str, list[Resource]]]:
+    """Neighbours of one kind together, as they share a table."""
+    groups: list[tuple[str, list[Resource]]] = []
+    for result in results:
+        if isinstance(result, Listing):
+            groups.append((result.kind, list(result.items)))
+        elif groups and groups[-1][0] == result.kind:
+            groups[-1][1].append(result)
+        else:
+            groups.append((result.kind, [result]))
+    return groups
+
+
+def _data(results: Sequence[Resource | Listing]) -> Any:
+    data = [_listing(result) if isinstance(result, Listing) else to_dict(result) for result in results]
+    return data[0] if len(data) == 1 else data
+
+
+def _listing(listing: Listing) -> dict[str, Any]:
+    return {
+        "kind": f"{KINDS[listing.kind].kind}List",
+        "apiVersion": API_VERSION,
+        "metadata": {"resourceVersion": str(listing.revision)} if listing.revision else {},
+        "items": [to_dict(item) for item in listing.items],
+    }
+
+
+def _json(data: Any) -> str:
+    import orjson
+
+    # No newline at the end: that is what Calico's tool prints.
+    return escape_json(orjson.dumps(data, option=orjson.OPT_INDENT_2)).decode()
+
+
+def _yaml(data: Any) -> str:
+    import yaml
+
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    # One line for each text, however long.
+    text: str = yaml.dump(
+        data, Dumper=dumper, default_flow_style=False, sort_keys=True, allow_unicode=True, width=2**31 - 1
+    )
+    return text
