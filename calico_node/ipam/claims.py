@@ -64,8 +64,7 @@ class Claims:
 
         Raises ``ClaimConflict`` or ``StaleAffinity`` (the affinity is removed then), and any of ``LOST_RACE``.
         """
-        key = affinity.key
-        assert isinstance(key, AffinityKey)
+        key: AffinityKey = affinity.key
         stored: Stored[Block] | None = await self._store.get(BlockKey(key.cidr))
         if stored is None:
             affinity = await self._store.update(affinity, Affinity(PENDING))

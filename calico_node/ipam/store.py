@@ -42,9 +42,9 @@ T = TypeVar("T", bound=Document, covariant=True)
 
 @frozen
 class Stored(Generic[T]):
-    """A document and the revision it was read at."""
+    """A document and the revision it was read at; ``key`` is the document's kind of ``DocumentKey``."""
 
-    key: DocumentKey
+    key: Any
     value: T
     revision: int
 
