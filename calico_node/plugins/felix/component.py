@@ -8,9 +8,10 @@ dataplane are one failure unit: an error that retrying does not heal ends ``run`
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import anyio
 import anyio.lowlevel
@@ -34,7 +35,7 @@ from calico_node.dataplanes.contract import (
     WorkloadEndpointID,
     WorkloadEndpointUpdate,
 )
-from calico_node.errors import DataplaneError
+from calico_node.errors import CalicoError, DataplaneError
 from calico_node.linux.links import watch_links
 from calico_node.linux.sysctl import prepare_kernel
 from calico_node.model import PolicyKey, SyncBatch, SyncStatus
@@ -92,6 +93,13 @@ class Felix:
         dataplane: PolicyDataplane = context.make_dataplane()
         try:
             await _Run(context, dataplane).run()
+        except BaseExceptionGroup as group:
+            error: BaseException = group
+            while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+                error = error.exceptions[0]
+            if isinstance(error, CalicoError):
+                raise error from None
+            raise
         finally:
             with anyio.CancelScope(shield=True):
                 await dataplane.stop()
@@ -117,6 +125,7 @@ class _Run:
         self._kernel_fault = ""
         self._configured: object = None
         self._dataplane_faults: dict[str, str] = {}
+        self._stored_faults: dict[str, str] = {}
 
     async def run(self) -> None:
         self._reporter.report(ready=False, reason="is adopting what is in force")
@@ -134,8 +143,18 @@ class _Run:
 
     async def _follow_datastore(self, send: MemoryObjectSendStream[Event]) -> None:
         node = self._context.settings.node_name
-        async for batch in stream(self._context.client, SyncerKind.FELIX, node_name=node):
-            await send.send(batch)
+        client = self._context.client
+        updates = stream(client, SyncerKind.FELIX, node_name=node, on_rejected=self._left_out)
+        async with aclosing(cast("AsyncGenerator[SyncBatch, None]", updates)) as batches:
+            async for batch in batches:
+                await send.send(batch)
+
+    def _left_out(self, name: str, reason: str | None) -> None:
+        """The syncer could not use a stored object, or (None) it can now, or it is gone."""
+        if reason is None:
+            self._stored_faults.pop(name, None)
+        else:
+            self._stored_faults[name] = reason
 
     async def _follow_interfaces(
         self, send: MemoryObjectSendStream[Event], *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
@@ -316,7 +335,7 @@ class _Run:
                     self._dataplane_faults.pop(host_id, None)
 
     def _report(self) -> None:
-        rejected = {**self._graph.faults, **self._dataplane_faults, **self._endpoints.faults}
+        rejected = {**self._stored_faults, **self._graph.faults, **self._dataplane_faults, **self._endpoints.faults}
         metrics.REJECTED.set(len(rejected))
         reasons = [*self._graph.unreachable]
         if self._kernel_fault:

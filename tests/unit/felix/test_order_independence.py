@@ -175,8 +175,9 @@ def check(state: State, contents: dict[Any, Any]) -> None:
     assert state.policies.keys() | state.profiles.keys() == active.keys()
     needed: dict[str, frozenset[str]] = {}
     for name, directions in active.items():
-        message = state.profiles[name] if isinstance(name, str) else state.policies[name]
-        for rules, compiled in zip(directions, (message.inbound_rules, message.outbound_rules), strict=True):
+        active_message = state.profiles[name] if isinstance(name, str) else state.policies[name]
+        sent = (active_message.inbound_rules, active_message.outbound_rules)
+        for rules, compiled in zip(directions, sent, strict=True):
             assert [rule.action for rule in rules] == [rule.action for rule in compiled]
             for rule, got in zip(rules, compiled, strict=True):
                 check_rule(rule, got, contents, needed)
