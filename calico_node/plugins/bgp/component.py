@@ -7,15 +7,16 @@ import contextlib
 import datetime
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
+from typing import cast
 
 import anyio
 from attrs import define
 
 from calico_node.errors import CalicoError
 from calico_node.hookspecs import AgentContext, HealthReporter
-from calico_node.model import SyncStatus
+from calico_node.model import SyncBatch, SyncStatus
 from calico_node.plugins.bgp.config import Configuration, Datastore, build
 from calico_node.plugins.bgp.kernel import adopted_routes
 from calico_node.plugins.bgp.prefix import prefix_text
@@ -102,12 +103,13 @@ class _Run:
     # --- inputs
 
     async def _follow_datastore(self) -> None:
-        batches = stream(
+        source = stream(
             self._context.client,
             SyncerKind.BGP,
             node_name=self._settings.node_name,
             on_rejected=self._on_rejected,
         )
+        batches = cast("AsyncGenerator[SyncBatch, None]", source)
         async with contextlib.aclosing(batches):
             async for batch in batches:
                 for update in batch.updates:

@@ -390,8 +390,8 @@ def _assemble(raw: _Raw, context: Context) -> Attributes:
     as4_aggregator = values.pop("as4_aggregator", None)
     if not context.as4:
         aggregator = values.get("aggregator")
-        if isinstance(aggregator, tuple) and aggregator[0] != AS_TRANS:
-            as4_path = None
+        if as4_aggregator is not None and isinstance(aggregator, tuple) and aggregator[0] != AS_TRANS:
+            as4_path = None  # an old speaker has aggregated since: both are out of date
         elif as4_aggregator is not None:
             values["aggregator"] = as4_aggregator
         if isinstance(as4_path, tuple):
