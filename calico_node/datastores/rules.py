@@ -20,12 +20,11 @@ from calico_node.errors import (
     UpdateConflict,
     ValidationError,
 )
-from calico_node.resources import from_dict
+from calico_node.resources import TIERED_KINDS, from_dict
 
 if TYPE_CHECKING:
     from calico_node.datastores.client import Client, Resource
 
-TIERED_KINDS = frozenset({"NetworkPolicy", "GlobalNetworkPolicy", "StagedNetworkPolicy", "StagedGlobalNetworkPolicy"})
 TIER_LABEL = "projectcalico.org/tier"
 METADATA_ANNOTATION = "projectcalico.org/metadata"
 NAMESPACE_LABEL = "projectcalico.org/namespace"
@@ -213,10 +212,12 @@ async def _check_pool_immutable(client: Client, resource: Resource) -> None:
                 field=f"spec.{json_name}",
                 value=new,
             )
-    uses = (stored.spec.allowed_uses or [], resource.spec.allowed_uses or [])
-    if "LoadBalancer" in uses[0] and list(uses[0]) != list(uses[1]):
+    if "LoadBalancer" in stored.spec.allowed_uses and "LoadBalancer" not in resource.spec.allowed_uses:
         raise ValidationError(
-            "a LoadBalancer pool cannot get another use", resource=_title(resource), field="spec.allowedUses"
+            "a LoadBalancer pool cannot get another use",
+            resource=_title(resource),
+            field="spec.allowedUses",
+            value=resource.spec.allowed_uses,
         )
 
 

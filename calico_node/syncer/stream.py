@@ -79,6 +79,9 @@ class _Source:
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
         self.revision = 0
+        # Where to watch from after a loss: an event's or a list's revision, never mere progress, which an etcd
+        # before 3.4.25 may announce too early.
+        self.resume = 0
         self.status = SyncStatus.WAIT_FOR_DATASTORE
         self.seen: dict[str, int] = {}
 
@@ -151,13 +154,13 @@ class _Stream:
             try:
                 _, current = await self._kv.get(_PROBE_KEY)
                 last_contact, pause = self._clock(), _FIRST_PAUSE
-                if current < source.revision:
-                    _log.warning("the datastore went back from revision %d to %d", source.revision, current)
-                    source.revision = 0
-                if source.revision == 0:
+                if current < source.resume:
+                    _log.warning("the datastore went back from revision %d to %d", source.resume, current)
+                    source.resume = 0
+                if source.resume == 0:
                     await self._list(source)
                 self._set_status(source, SyncStatus.IN_SYNC)
-                async for batch in self._kv.watch(source.prefix, start_revision=source.revision + 1):
+                async for batch in self._kv.watch(source.prefix, start_revision=source.resume + 1):
                     last_contact = self._clock()
                     spent = time.perf_counter()
                     for event in batch.events:
@@ -167,10 +170,12 @@ class _Stream:
                             await asyncio.sleep(0)
                             spent = time.perf_counter()
                     source.revision = batch.revision
+                    if batch.events:
+                        source.resume = batch.revision
                     self._wake.set()
             except Compacted as error:
                 _log.info("%s: listing again: %s", source.prefix, error)
-                source.revision = 0
+                source.resume = 0
             except DatastoreError as error:
                 _log.warning("%s: %s; trying again in %.2f s", source.prefix, error, pause)
                 if last_contact is None or self._clock() - last_contact > LONG_LOSS:
@@ -200,7 +205,7 @@ class _Stream:
             after = page.kvs[-1].key
         for key in source.seen.keys() - found:
             self._change(source, key, None, revision)
-        source.revision = revision
+        source.revision = source.resume = revision
         self._wake.set()
 
     def _change(self, source: _Source, key: str, stored: KeyValue | None, revision: int) -> None:

@@ -1,0 +1,19 @@
+"""The embedded engine passes the suite that etcd passes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from calico_node.datastores.embedded import EmbeddedEngine
+from tests.unit.datastores.engine_suite import EngineSuite
+
+
+class TestEmbeddedEngine(EngineSuite):
+    @pytest.fixture
+    async def engine(self, tmp_path: Path) -> AsyncIterator[EmbeddedEngine]:
+        engine = await EmbeddedEngine.open(tmp_path / "datastore.db")
+        yield engine
+        await engine.close()
