@@ -27,6 +27,7 @@ from calico_node.dataplanes.contract import (
     Applied,
     Batch,
     HostEndpointRemove,
+    HostEndpointUpdate,
     IPSetRemove,
     Message,
     ObjectState,
@@ -218,6 +219,10 @@ class _Run:
     async def _bring_in_force(self) -> None:
         """Apply what the graph has, then the routes, then say so."""
         if not self._graph.in_sync or not self._graph.datastore_ready:
+            if self._synced:
+                # What is in force still follows the interfaces.
+                await self._endpoints.settle()
+                await self._state_routes()
             self._report_waiting()
             return
         revision = self._revision
@@ -247,6 +252,7 @@ class _Run:
         metrics.APPLY_TIME.observe(time.monotonic() - began)
         self._endpoints.take_messages(batch.messages)
         self._forget_faults(batch.messages)
+        self._note_unanswered(batch.messages, applied)
         self._take_status(applied)
 
     async def _retrying(self, call: Callable[[], Awaitable[Applied]]) -> Applied:
@@ -315,7 +321,7 @@ class _Run:
         for identity, status in applied.status.items():
             if isinstance(identity, WorkloadEndpointID):
                 continue
-            name = describe(identity) if isinstance(identity, PolicyKey) else identity
+            name = describe(identity) if isinstance(identity, PolicyKey) else _name_of(identity)
             if status.state is ObjectState.ERROR:
                 self._dataplane_faults[name] = status.reason
             else:
@@ -332,7 +338,13 @@ class _Run:
                 case IPSetRemove(id=set_id):
                     self._dataplane_faults.pop(f"ipset/{set_id}", None)
                 case HostEndpointRemove(id=host_id):
-                    self._dataplane_faults.pop(host_id, None)
+                    self._dataplane_faults.pop(_name_of(host_id), None)
+
+    def _note_unanswered(self, messages: tuple[Message, ...], applied: Applied) -> None:
+        """A dataplane that says nothing about a host endpoint does not enforce it."""
+        for message in messages:
+            if isinstance(message, HostEndpointUpdate) and message.id not in applied.status:
+                self._dataplane_faults[_name_of(message.id)] = "host endpoints are not enforced by this dataplane"
 
     def _report(self) -> None:
         rejected = {**self._stored_faults, **self._graph.faults, **self._dataplane_faults, **self._endpoints.faults}
@@ -352,3 +364,8 @@ class _Run:
             # Live and ready, as in Calico: a migration of the datastore must not block a rollout.
             reason = "ClusterInformation's datastoreReady is not true: nothing changes until it is"
             self._reporter.report(reason=reason, revision=self._applied_revision)
+
+
+def _name_of(identity: str) -> str:
+    """A dataplane's text identity for people: host endpoints have nothing but their name."""
+    return identity if "/" in identity else f"HostEndpoint({identity})"

@@ -1,8 +1,8 @@
 """Felix's configuration: parameters, their sources and how they combine.
 
 Sources, highest first: environment (``FELIX_<NAME>``, any case), the configuration file, this host's configuration
-in the datastore, the cluster's.  Overriding is per parameter.  A value that does not parse counts as the *default*
-from that source, so it still beats lower sources; it is reported.
+in the datastore, that of the selector which picks this node, the cluster's.  Overriding is per parameter.  A value
+that does not parse counts as the *default* from that source, so it still beats lower sources; it is reported.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ NOT_BUILT: Mapping[str, str] = {
 
 _NOT_BUILT_WHEN_SET = ("PolicySyncPathPrefix", "FlowLogsGoldmaneServer")
 
-ENVIRONMENT, FILE, HOST, GLOBAL = "environment", "configuration file", "per-host", "global"
+ENVIRONMENT, FILE, HOST, SELECTOR, GLOBAL = "environment", "configuration file", "per-host", "per-selector", "global"
 
 
 @frozen
@@ -236,6 +236,7 @@ class ConfigBatcher:
             (FILE, _canonical_names(file_values)),
         ]
         self.host: dict[str, str] = {}
+        self.selected: dict[str, str] = {}
         self.cluster: dict[str, str] = {}
         for source, values in self._local:
             for name, text in values.items():
@@ -248,7 +249,10 @@ class ConfigBatcher:
     def resolve(self) -> Resolved:
         merged = {parameter.name: parameter.default for parameter in PARAMETERS}
         faults: dict[str, str] = {}
-        sources = [(GLOBAL, _canonical_names(self.cluster)), (HOST, _canonical_names(self.host))]
+        sources = [
+            (source, _canonical_names(values))
+            for source, values in ((GLOBAL, self.cluster), (SELECTOR, self.selected), (HOST, self.host))
+        ]
         for source, values in (*sources, *reversed(self._local)):
             for name, text in values.items():
                 if not text:

@@ -48,7 +48,7 @@ from calico_node.plugins.felix.calc import validation
 from calico_node.plugins.felix.calc.active_rules import ActiveRules
 from calico_node.plugins.felix.calc.config import ConfigBatcher, Resolved
 from calico_node.plugins.felix.calc.ipsets import Contributor, IPSetIndex
-from calico_node.plugins.felix.calc.nodes import host_metadata
+from calico_node.plugins.felix.calc.nodes import host_metadata, selected_parameters
 from calico_node.plugins.felix.calc.resolver import PolicyResolver
 from calico_node.plugins.felix.calc.routes import NodeAddresses, RouteChange, RouteResolver
 from calico_node.plugins.felix.calc.rules import RuleScanner
@@ -104,6 +104,9 @@ class CalcGraph:
         self._batcher = ConfigBatcher(environ or {}, file_values or {})
         self.config: Resolved = self._batcher.resolve()
         self._config_dirty = True
+        self._selectable: dict[str, Any] = {}  # FelixConfigurations with a nodeSelector, by name
+        self._selector_faults: dict[str, str] = {}
+        self._labels: Mapping[str, str] = {}  # of our own node
         self._spoofers: dict[WorkloadEndpointKey, WorkloadEndpoint] = {}
         self._known: dict[str, set[Key]] = {}
         self._handlers: dict[type[Any], Callable[[Any, Any], None]] = {
@@ -186,8 +189,10 @@ class CalcGraph:
         found = {describe(key): fault for key, fault in self.rejected.items()}
         for owner, fault in self.scanner.faults.items():
             found.setdefault(describe(owner if isinstance(owner, PolicyKey) else ProfileRulesKey(owner)), fault)
+        for name, fault in self._selector_faults.items():
+            found[f"FelixConfiguration({name})"] = fault
         for name, fault in self.config.faults.items():
-            found[f"FelixConfiguration {name}"] = fault
+            found[f"Felix parameter {name}"] = fault
         return found
 
     def cluster_count(self, kind: str) -> int:
@@ -234,6 +239,8 @@ class CalcGraph:
         nets = endpoint.ipv4_nets + endpoint.ipv6_nets
         self.sets.set_contributor(key, Contributor(nets, endpoint.ports), endpoint.labels, endpoint.profile_ids)
         if key.host == self._node:
+            if endpoint.qos_controls:
+                self.rejected[key] = f"enforced without {', '.join(sorted(endpoint.qos_controls))}: QoS is not built"
             self.resolver.set_endpoint(key, endpoint)
             self.active.set_endpoint(key, endpoint)
 
@@ -320,16 +327,17 @@ class CalcGraph:
         if key.host == self._node:
             self._configure(self._batcher.host, key.name, value)
 
-    def _configure(self, source: dict[str, str], name: str, value: str | None) -> None:
+    def _configure(self, source: dict[str, Any], name: str, value: object | None) -> None:
         if value is None:
             source.pop(name, None)
         else:
-            source[name] = str(value)
+            source[name] = value
         self._config_dirty = True
 
     def _refresh_config(self) -> None:
         self._config_dirty = False
         before = self.config
+        self._batcher.selected, self._selector_faults = selected_parameters(self._selectable.values(), self._labels)
         self.config = self._batcher.resolve()
         self.sequencer.config(self.config.values)
         self._routes.set_program_cluster_routes(self.config.values["ProgramClusterRoutes"])
@@ -343,8 +351,17 @@ class CalcGraph:
         self._ready = value
 
     def _resource(self, key: ResourceKey, value: object | None) -> None:
-        if key.kind != "Node":
-            return
+        if key.kind == "FelixConfiguration":
+            self._configure(self._selectable, key.name, value)
+        elif key.kind == "Node":
+            self._node_resource(key, value)
+
+    def _node_resource(self, key: ResourceKey, value: object | None) -> None:
+        if key.name == self._node:
+            labels = dict(cast(Any, value).metadata.labels) if value is not None else {}
+            if labels != self._labels:
+                self._labels = labels
+                self._config_dirty = True
         self._count("hosts", key, value is not None)
         metadata = host_metadata(key.name, cast(Any, value)) if value is not None else None
         if metadata is None:

@@ -1,14 +1,19 @@
-"""What a Node resource tells the dataplane: host metadata."""
+"""What a Node resource tells: host metadata, and which FelixConfigurations select this node."""
 
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from calico_node.dataplanes.contract import HostMetadataUpdate
+from calico_node.errors import CalicoError
+from calico_node.resources import to_dict
+from calico_node.selectors import parse
+from calico_node.syncer.configuration import flatten
 
 if TYPE_CHECKING:
-    from calico_node.resources import Node
+    from calico_node.resources import FelixConfiguration, Node
 
 
 def host_metadata(name: str, node: Node) -> HostMetadataUpdate | None:
@@ -66,3 +71,29 @@ def _as_number(value: object) -> int | None:
         return int(high) * 65536 + int(low) if dot else int(high)
     except ValueError:
         return None
+
+
+def selected_parameters(
+    candidates: Iterable[FelixConfiguration], labels: Mapping[str, str]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The parameters of the one FelixConfiguration whose nodeSelector picks a node with ``labels``, and faults by
+    configuration name.
+
+    Of several the oldest wins, then the first by name.  One without a selector picks no node.
+    """
+    faults: dict[str, str] = {}
+    picked: list[FelixConfiguration] = []
+    for candidate in candidates:
+        selector = candidate.spec.node_selector
+        try:
+            if selector and parse(selector).matches(labels):
+                picked.append(candidate)
+        except CalicoError as error:
+            faults[candidate.metadata.name] = str(error)
+    for candidate in sorted(picked, key=lambda one: (str(one.metadata.creation_timestamp or ""), one.metadata.name)):
+        spec = {name: value for name, value in to_dict(candidate).get("spec", {}).items() if name != "nodeSelector"}
+        try:
+            return flatten(spec, candidate.metadata.annotations), faults
+        except CalicoError as error:
+            faults[candidate.metadata.name] = str(error)
+    return {}, faults
