@@ -282,6 +282,9 @@ class RouteTable(Generic[R]):
             self._by_device.get(device, {}).pop(prefix, None)
         if owner == FELIX:
             self._felix_devices[device] += step
+            if step > 0 and self._felix_devices[device] == 1:
+                # The endpoint is known now: what else is on its interface has no grace left.
+                self._dirty[""].update(dict.fromkeys(self._deferred))
 
     # What the kernel says
 
@@ -455,7 +458,8 @@ class RouteTable(Generic[R]):
         for queue in self._dirty.values():
             while queue and seen < limit:
                 prefix = next(iter(queue))
-                del queue[prefix]
+                for other in self._dirty.values():
+                    other.pop(prefix, None)
                 seen += 1
                 made = self._plan(prefix, now)
                 if made is None:
@@ -489,7 +493,7 @@ class RouteTable(Generic[R]):
             return self._removable(prefix, path, owner, now)
 
         def replaceable(path: Path) -> bool:
-            return owner == FELIX or owner in self._owners(prefix, path)
+            return owner == FELIX or owner in self._owners(prefix, path) or removable(path)
 
         return plan(prefix, wanted, present, removable=removable, replaceable=replaceable)
 
