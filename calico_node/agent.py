@@ -178,4 +178,5 @@ async def run(settings: Settings) -> None:
                 if component.name != "health":
                     health.reporter(component.name).report(ready=False, reason="is starting")
                     tasks.start_soon(supervise, component, context)
+            tasks.start_soon(startup.watch_own_node, context)
             tasks.start_soon(_freeze_when_ready, health)

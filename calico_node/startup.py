@@ -164,6 +164,40 @@ async def prepare_node(context: AgentContext) -> None:
             delay = min(delay * 2, 10.0)
 
 
+def poll_interval(environ: Mapping[str, str]) -> float:
+    """AUTODETECT_POLL_INTERVAL, a Go duration (default 60s), in seconds.  Raises ``SettingsError``."""
+    text = environ.get("AUTODETECT_POLL_INTERVAL", "").strip() or "60s"
+    parts = re.findall(r"(\d+(?:\.\d+)?)(h|ms|m|s)", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise SettingsError(f"AUTODETECT_POLL_INTERVAL = {text!r}: must be a duration such as 60s or 1m30s")
+    seconds = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+    return sum(float(number) * seconds[unit] for number, unit in parts)
+
+
+async def watch_own_node(context: AgentContext) -> None:
+    """Look at this node's resource from time to time: an address that another host wrote there is reported, not
+    fought, for two hosts that overwrite each other's address would unsettle the whole cluster."""
+    name = context.settings.node_name
+    reporter = context.health.reporter("node")
+    interval = poll_interval(context.settings.environ)
+    written = None
+    while True:
+        try:
+            node = await context.client.get("Node", name)
+            assert isinstance(node, Node)
+            present = node.spec.bgp.ipv4_address if node.spec.bgp else None
+            written = written or present
+            if present == written:
+                reporter.report(reason=f"address {present}")
+            else:
+                reason = f"Node {name!r} says {present}, which another host wrote; this host registered {written}"
+                log.warning("two hosts have one node name", node=name, address=present, own=written)
+                reporter.report(reason=reason)
+        except DatastoreError as error:
+            reporter.report(reason=f"datastore: {error}")
+        await anyio.sleep(interval)
+
+
 async def _prepare(context: AgentContext) -> None:
     settings, client = context.settings, context.client
     await client.ensure_initialized()

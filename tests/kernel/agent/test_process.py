@@ -149,3 +149,25 @@ def test_a_failing_component_is_restarted_while_the_others_go_on(start: Start, t
     until(lambda: fetch("/readiness")[0] == 200)
     components = json.loads(fetch("/status")[1])["components"]
     assert components["flaky"]["reason"] == "run 3"
+
+
+def test_another_host_with_this_nodes_name_is_reported_and_not_fought(start: Start, tmp_path: Path) -> None:
+    database = str(tmp_path / "state" / "datastore.db")
+    start(AUTODETECT_POLL_INTERVAL="200ms")
+    until(lambda: "address 172.30.0.1/24" in fetch("/readiness")[1])
+    script = (
+        "import anyio, attrs\n"
+        "from calico_node.datastores import open_client\n"
+        "from calico_node.settings import Settings\n"
+        "async def main():\n"
+        "    async with open_client(Settings.load()) as client:\n"
+        "        node = await client.get('Node', 'agent1')\n"
+        "        bgp = attrs.evolve(node.spec.bgp, ipv4_address='172.30.0.9/24')\n"
+        "        await client.update(attrs.evolve(node, spec=attrs.evolve(node.spec, bgp=bgp)))\n"
+        "anyio.run(main)\n"
+    )
+    environ = {**os.environ, "DATASTORE_TYPE": "embedded", "CALICO_DATASTORE_PATH": database}
+    subprocess.run([sys.executable, "-c", script], env=environ, check=True)
+    until(lambda: "172.30.0.9/24, which another host wrote" in fetch("/readiness")[1])
+    time.sleep(0.5)
+    assert "172.30.0.9/24, which another host wrote" in fetch("/readiness")[1]

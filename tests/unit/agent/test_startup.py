@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from calico_node.errors import SettingsError
-from calico_node.startup import HostAddress, choose_address, default_pool_cidr, detect_address, parse_as_number
+from calico_node.startup import (
+    HostAddress,
+    choose_address,
+    default_pool_cidr,
+    detect_address,
+    parse_as_number,
+    poll_interval,
+)
 
 ADDRESSES = [
     HostAddress("169.254.9.9/16", "eth9", 9),
@@ -81,3 +88,12 @@ def test_the_default_pool_avoids_the_hosts_own_addresses() -> None:
     assert default_pool_cidr({}, ADDRESSES[-3:]) == "192.168.0.0/16"
     assert default_pool_cidr({}, ADDRESSES) == "172.16.0.0/16"
     assert default_pool_cidr({"CALICO_IPV4POOL_CIDR": "10.1.0.0/16"}, ADDRESSES) == "10.1.0.0/16"
+
+
+def test_the_poll_interval_is_a_go_duration() -> None:
+    assert poll_interval({}) == 60
+    assert poll_interval({"AUTODETECT_POLL_INTERVAL": "1m30s"}) == 90
+    assert poll_interval({"AUTODETECT_POLL_INTERVAL": "500ms"}) == 0.5
+    for bad in ("60", "1x", "s"):
+        with pytest.raises(SettingsError, match="AUTODETECT_POLL_INTERVAL"):
+            poll_interval({"AUTODETECT_POLL_INTERVAL": bad})
