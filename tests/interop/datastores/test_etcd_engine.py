@@ -67,9 +67,8 @@ class TestEtcdEngine(EngineSuite):
         return "asyncio"
 
     @pytest.fixture(scope="class", autouse=True)
-    async def one_loop(self, anyio_backend: str) -> AsyncIterator[None]:
-        """gRPC's poller belongs to one event loop: all tests of the class share it."""
-        yield
+    async def one_loop(self, anyio_backend: str) -> None:
+        """gRPC's poller belongs to one event loop: a fixture of the class's scope keeps that loop."""
 
     @pytest.fixture
     async def engine(self, etcd: str) -> AsyncIterator[EtcdEngine]:
