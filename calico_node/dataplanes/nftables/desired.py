@@ -420,6 +420,12 @@ class Desired:
 
     # Rendering
 
+    @property
+    def backlog(self) -> int:
+        """How many objects ``refresh`` would render."""
+        dirty = len(self._dirty_policies) + len(self._dirty_profiles) + len(self._dirty_interfaces)
+        return dirty + (1 if self._dirty_static else 0)
+
     def refresh(self) -> None:
         """Render what the messages since the last call have made out of date."""
         if self._dirty_static:

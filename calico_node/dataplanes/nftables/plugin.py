@@ -24,7 +24,7 @@ from calico_node.dataplanes.contract import (
 )
 from calico_node.dataplanes.nftables.chains import BASE_CHAINS
 from calico_node.dataplanes.nftables.config import RenderConfig
-from calico_node.dataplanes.nftables.desired import Desired
+from calico_node.dataplanes.nftables.desired import Desired, DesiredSet
 from calico_node.dataplanes.nftables.layout import (
     FROM_WORKLOAD_DISPATCH,
     IPV4,
@@ -32,7 +32,9 @@ from calico_node.dataplanes.nftables.layout import (
     TO_WORKLOAD_DISPATCH,
 )
 from calico_node.dataplanes.nftables.members import parse_members
+from calico_node.dataplanes.nftables.nflog import PacketLog
 from calico_node.dataplanes.nftables.plan import KnownTable, Step, plan
+from calico_node.dataplanes.nftables.rules import LOG_GROUP
 from calico_node.dataplanes.nftables.store import Outcome, Store
 from calico_node.errors import DataplaneError, NetlinkError, ValidationError
 
@@ -43,6 +45,10 @@ log = structlog.get_logger("nftables")
 
 _ROUNDS = 8
 """Commits tried for one batch: each refused object is closed and the rest tried again."""
+_PACKET_LOG_RETRY = 10.0
+"""Seconds until a packet log that could not be opened is tried again."""
+_SMALL = 12
+"""Objects to render, or hundreds of set members to change, that may be worked on in the event loop's own thread."""
 _LARGE_SET = 2000
 """IP set members above which they are parsed in a worker thread."""
 _GENERATION_CHECK = 5.0
@@ -74,23 +80,21 @@ class NFTables:
         self._prune = False
         self._interfaces: frozenset[str] | None = None
         self._generation = -1
-        self._repair: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         self._store = Store(self._netns)
         async with self._lock:
-            await self._read()
+            await asyncio.to_thread(self._read)
             if not all(_guards(known) for known in self._known.values()):
-                self._desired.refresh()
-                await self._commit()
-        self._repair = asyncio.create_task(self._watch_for_drift())
+                await self._enforce()
+        self._tasks = [asyncio.create_task(self._watch_for_drift()), asyncio.create_task(self._log_packets())]
 
     async def stop(self) -> None:
-        if self._repair is not None:
-            self._repair.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._repair
-            self._repair = None
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
         if self._store is not None:
             self._store.close()
             self._store = None
@@ -101,8 +105,7 @@ class NFTables:
                 await self._feed(message)
             if not self._in_sync:
                 return Applied(self._revision)
-            self._desired.refresh()
-            outcome = await self._commit()
+            outcome = await self._enforce()
             self._revision = batch.revision
             return Applied(batch.revision, self._take_status(), outcome.seconds)
 
@@ -128,6 +131,20 @@ class NFTables:
                 return
         self._desired.feed(message)
 
+    async def _log_packets(self) -> None:
+        """Carry packets of Log rules into the log.  Another reader of the group is said, and waited for to go."""
+        told = False
+        while True:
+            try:
+                with contextlib.closing(PacketLog(LOG_GROUP, netns=self._netns)) as packets:
+                    told = False
+                    await packets.run()
+            except (NetlinkError, OSError) as error:
+                if not told:
+                    log.warning("packets of Log rules will not be shown", error=str(error))
+                told = True
+            await asyncio.sleep(_PACKET_LOG_RETRY)
+
     # Status
 
     def _take_status(self) -> dict[ObjectID, ObjectStatus]:
@@ -150,28 +167,47 @@ class NFTables:
             return ObjectStatus(ObjectState.DOWN, f"interface {endpoint.name} is not up")
         return UP
 
-    # The kernel
+    # The kernel: these methods block, and run in a worker thread when there is much to do
 
-    async def _read(self) -> None:
-        assert self._store is not None
-        self._generation = await self._store.generation()
+    def _read(self) -> None:
+        store = self._open_store()
+        self._generation = store.generation()
         for family in self._families:
-            self._known[family.version] = await self._store.read(family)
+            self._known[family.version] = store.read(family)
+
+    def _open_store(self) -> Store:
+        if self._store is None:
+            raise DataplaneError("the nftables dataplane is not started")
+        return self._store
 
     def _steps(self, ids: Iterator[int]) -> Iterator[Step]:
         for version, table in self._desired.tables.items():
             yield from plan(table, self._known[version], ids, prune=self._prune)
 
-    async def _commit(self) -> Outcome:
+    async def _enforce(self) -> Outcome:
+        """``_commit``, in a worker thread where that would hold the event loop for long."""
+        work = self._desired.backlog + sum(len(content.changed) // 200 for content in self._changed_sets())
+        if work > _SMALL or self._prune:
+            return await asyncio.to_thread(self._commit)
+        return self._commit()
+
+    def _changed_sets(self) -> Iterator[DesiredSet]:
+        for table in self._desired.tables.values():
+            for name in table.changed_sets:
+                if name in table.sets:
+                    yield table.sets[name]
+
+    def _commit(self) -> Outcome:
         """Bring the desired state in force.  Raises ``DataplaneError`` when the kernel takes none of it."""
-        assert self._store is not None
+        store = self._open_store()
         total = Outcome()
+        self._desired.refresh()
         for _ in range(_ROUNDS):
-            outcome = await self._store.commit(self._steps(itertools.count(1)))
+            outcome = store.commit(self._steps(itertools.count(1)))
             total.seconds += outcome.seconds
             total.batches += outcome.batches
             if outcome.ok:
-                await self._note_generation(outcome.batches)
+                self._note_generation(store, outcome.batches)
                 for table in self._desired.tables.values():
                     table.settled()
                 self._prune = False
@@ -180,7 +216,7 @@ class NFTables:
             if outcome.stale and not total.stale:
                 log.warning("nftables state is not as expected; reading it again", error=outcome.error)
                 total.stale = True
-                await self._resync()
+                self._resync()
             elif outcome.refused:
                 for owner, reason in outcome.refused.items():
                     log.error("the kernel refused an object; closing it", object=str(owner), reason=reason)
@@ -190,18 +226,19 @@ class NFTables:
                 break
         raise DataplaneError(f"the kernel refused the rules: {total.error or 'too many objects were refused'}")
 
-    async def _note_generation(self, batches: int) -> None:
+    def _note_generation(self, store: Store, batches: int) -> None:
         """Each transaction moves the generation by one; more means that somebody else made one too."""
         if batches:
-            assert self._store is not None
-            now = await self._store.generation()
+            now = store.generation()
             self._generation = now if now == self._generation + batches else -1
 
-    async def _resync(self) -> None:
-        await self._read()
+    def _resync(self) -> None:
+        self._read()
         for table in self._desired.tables.values():
             table.change_everything()
         self._prune = self._in_sync
+
+    # Drift
 
     async def _watch_for_drift(self) -> None:
         """Put back what others change: a missing table at once, the rest at each refresh interval."""
@@ -222,15 +259,15 @@ class NFTables:
         """Where somebody else changed nf_tables, look whether our tables are still there, or with ``thorough``
         whether all in them is, and put back what is not.  Whether a thorough look was taken or is not needed."""
         async with self._lock:
-            assert self._store is not None
-            if await self._store.generation() == self._generation:
+            store = self._open_store()
+            if store.generation() == self._generation:
                 return thorough
-            present = [await self._store.has_table(family) for family in self._families]
+            present = [store.has_table(family) for family in self._families]
             if all(present) and not thorough:
                 return False
-            await self._resync()
+            await asyncio.to_thread(self._resync)
             if self._in_sync or not all(_guards(known) for known in self._known.values()):
-                await self._commit()
+                await self._enforce()
             return True
 
 

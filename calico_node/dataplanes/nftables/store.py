@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import time
 from collections.abc import Iterable, Sequence
@@ -18,8 +17,6 @@ from calico_node.dataplanes.nftables.plan import KnownChain, KnownSet, KnownTabl
 from calico_node.errors import NetlinkError
 from calico_node.linux.netlink import NETLINK_NETFILTER, NetlinkSocket
 
-_INLINE_BYTES = 128 * 1024
-"""A batch above this is sent from a worker thread: the kernel works on it inside ``sendmsg``."""
 _BATCH_BYTES = 4 * 1024 * 1024
 
 
@@ -40,7 +37,10 @@ class Outcome:
 
 
 class Store:
-    """One netlink socket; ``netns`` (path or descriptor) for another network namespace than the caller's."""
+    """One netlink socket; ``netns`` (path or descriptor) for another network namespace than the caller's.
+
+    Its methods block while the kernel works, one caller at a time: large work belongs in a worker thread.
+    """
 
     def __init__(self, netns: int | str | None = None) -> None:
         self._socket = NetlinkSocket(NETLINK_NETFILTER, netns=netns)
@@ -49,36 +49,36 @@ class Store:
     def close(self) -> None:
         self._socket.close()
 
-    async def has_table(self, family: Family) -> bool:
-        tables = await self._socket.dump(codec.get_tables(family.number), "list tables")
+    def has_table(self, family: Family) -> bool:
+        tables = self._socket.dump_now(codec.get_tables(family.number), "list tables")
         return TABLE in [codec.parse_table(payload) for payload in tables]
 
-    async def read(self, family: Family) -> KnownTable:
+    def read(self, family: Family) -> KnownTable:
         """Our table of ``family`` as it is.  Raises ``NetlinkError``."""
         known = KnownTable()
-        if not await self.has_table(family):
+        if not self.has_table(family):
             return known
         known.exists = True
-        for payload in await self._socket.dump(codec.get_chains(family.number), "list chains"):
+        for payload in self._socket.dump_now(codec.get_chains(family.number), "list chains"):
             table, chain = codec.parse_chain(payload)
             if table == TABLE:
                 known.chains[chain.name] = KnownChain((), chain.hook)
         hashes: dict[str, list[str]] = {name: [] for name in known.chains}
-        for payload in await self._socket.dump(codec.get_rules(family.number, TABLE), "list rules"):
+        for payload in self._socket.dump_now(codec.get_rules(family.number, TABLE), "list rules"):
             table, rule = codec.parse_rule(payload)
             if table == TABLE and rule.chain in hashes:
                 hashes[rule.chain].append(hash_of_comment(rule.comment))
         for name, found in hashes.items():
             known.chains[name].hashes = tuple(found)
-        for payload in await self._socket.dump(codec.get_sets(family.number, TABLE), "list sets"):
+        for payload in self._socket.dump_now(codec.get_sets(family.number, TABLE), "list sets"):
             table, kernel_set = codec.parse_set(payload)
             if table == TABLE and not kernel_set.anonymous:
-                await self._read_set(family, known, kernel_set)
+                self._read_set(family, known, kernel_set)
         return known
 
-    async def _read_set(self, family: Family, known: KnownTable, kernel_set: codec.KernelSet) -> None:
+    def _read_set(self, family: Family, known: KnownTable, kernel_set: codec.KernelSet) -> None:
         try:
-            payloads = await self._socket.dump(
+            payloads = self._socket.dump_now(
                 codec.get_elements(family.number, TABLE, kernel_set.name), f"list set {kernel_set.name}"
             )
         except NetlinkError as error:
@@ -95,12 +95,12 @@ class Store:
         shape = SetShape(kernel_set.key_type, kernel_set.key_length, bool(kernel_set.flags & codec.SET_INTERVAL))
         known.sets[kernel_set.name] = KnownSet(shape, shape.keys_of_dump(elements))
 
-    async def generation(self) -> int:
+    def generation(self) -> int:
         """A number that every committed transaction in this network namespace, anybody's, moves."""
-        payloads = await self._socket.query(codec.get_generation(), "nf_tables generation")
+        payloads = self._socket.query_now(codec.get_generation(), "nf_tables generation")
         return codec.parse_generation(payloads[0])
 
-    async def commit(self, steps: Iterable[Step]) -> Outcome:
+    def commit(self, steps: Iterable[Step]) -> Outcome:
         """Send the steps in as few transactions as fit the socket, in order, stopping at the first refused."""
         outcome = Outcome()
         pending: list[Step] = []
@@ -115,26 +115,22 @@ class Store:
                     outcome.refused[step.owner] = reason
                 return outcome
             if pending and size + length > self.max_bytes:
-                await self._send(pending, outcome)
+                self._send(pending, outcome)
                 if not outcome.ok:
                     return outcome
-                await asyncio.sleep(0)
                 pending, size = [], 0
             pending.append(step)
             size += length
         if pending:
-            await self._send(pending, outcome)
+            self._send(pending, outcome)
         return outcome
 
-    async def _send(self, steps: Sequence[Step], outcome: Outcome) -> None:
+    def _send(self, steps: Sequence[Step], outcome: Outcome) -> None:
         messages = [message for step in steps for message in step.messages]
         batch = codec.batch(messages)
         started = time.perf_counter()
         try:
-            if sum(map(len, messages)) > _INLINE_BYTES:
-                results = await asyncio.to_thread(self._socket.request_now, batch, atomic=True, what="nf_tables")
-            else:
-                results = self._socket.request_now(batch, atomic=True, what="nf_tables")
+            results = self._socket.request_now(batch, atomic=True, what="nf_tables")
         except NetlinkError as error:
             outcome.error = str(error)
             outcome.stale = True

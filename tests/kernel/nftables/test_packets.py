@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from calico_node.dataplanes.contract import (
@@ -17,7 +19,7 @@ from calico_node.dataplanes.contract import (
     WorkloadEndpointRemove,
 )
 from calico_node.model import Port
-from tests.kernel.nftables.conftest import Driver, endpoint, ingress, key, policy
+from tests.kernel.nftables.conftest import endpoint, ingress, key, policy
 from tests.kernel.nftables.world import Place, World, ping, run, tcp, tcp_stream, udp, udp_source
 
 A, B, C = "10.65.0.1", "10.65.0.2", "10.65.0.3"
@@ -305,3 +307,37 @@ def test_rule_for_the_other_ip_version_does_not_apply(a, b, driver):
     assert not tcp(a, B, 80)
     driver.apply(policy("web", DataplaneRule("allow", src_nets=("fd00::/8", f"{A}/32"))))
     assert tcp(a, B, 80)
+
+
+def test_log_rules_come_through_nflog_with_prefix_addresses_and_ports(a, b, driver, capsys):
+    driver.sync(
+        ConfigUpdate({"LogPrefix": "%t|%k|%p|%n"}),
+        policy("web", DataplaneRule("log", protocol="tcp"), DataplaneRule("allow")),
+        endpoint("a"),
+        endpoint("b", ingress("web")),
+    )
+    driver.runner.run(asyncio.sleep(0))
+    assert tcp(a, B, 80)
+    assert ping(a, b)
+    driver.runner.run(asyncio.sleep(0.2))
+    lines = [line for line in capsys.readouterr().out.splitlines() if "NetworkPolicy" in line]
+    assert len(lines) == 1, "one packet: the connection's first"
+    assert "default|NetworkPolicy|default/web|web" in lines[0]
+    for part in (
+        "in_interface=calia",
+        "out_interface=calib",
+        f"source={A}",
+        f"destination={B}",
+        "destination_port=80",
+    ):
+        assert part in lines[0]
+
+
+def test_limited_log_rules_do_not_decide(a, b, driver):
+    driver.sync(
+        ConfigUpdate({"LogActionRateLimit": "1/hour", "LogActionRateLimitBurst": "1"}),
+        policy("web", DataplaneRule("log"), DataplaneRule("allow")),
+        endpoint("a"),
+        endpoint("b", ingress("web")),
+    )
+    assert all(tcp(a, B, 80) for _ in range(4))
