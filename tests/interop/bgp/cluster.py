@@ -131,9 +131,11 @@ class Node(Host):
 class Bird(Host):
     """BIRD 2 with a configuration of the test's."""
 
-    def start(self, config: str) -> None:
+    def start(self, config: str, *flags: str) -> None:
         (self.dir / "bird.conf").write_text(config)
-        self.spawn("bird", "-f", "-c", str(self.dir / "bird.conf"), "-s", self.control, "-P", str(self.dir / "pid"))
+        self.spawn(
+            "bird", "-f", "-c", str(self.dir / "bird.conf"), "-s", self.control, "-P", str(self.dir / "pid"), *flags
+        )
         until(lambda: self.birdc("show status"), 5, self.log)
 
     @property
