@@ -6,6 +6,12 @@ from typing import Any
 from calico_node.resources.meta import Resource
 
 DEFAULT_TIER_ORDER = 1_000_000.0
+BUILTIN_TIERS = {
+    "default": (DEFAULT_TIER_ORDER, "Deny"),
+    "kube-admin": (1_000.0, "Pass"),
+    "kube-baseline": (10_000_000.0, "Pass"),
+}
+"""The tiers that always exist, with the order and default action that they always have."""
 
 
 def apply_defaults(resource: Resource) -> None:
@@ -42,10 +48,10 @@ def _staged_kubernetes_policy(resource: Any) -> None:
 
 def _tier(resource: Any) -> None:
     spec = resource.spec
+    order, action = BUILTIN_TIERS.get(resource.metadata.name, (DEFAULT_TIER_ORDER, "Deny"))
     if spec.order is None:
-        spec.order = DEFAULT_TIER_ORDER
-    if not spec.default_action:
-        spec.default_action = "Pass" if resource.metadata.name in ("kube-admin", "kube-baseline") else "Deny"
+        spec.order = order
+    spec.default_action = spec.default_action or action
 
 
 def _pool(resource: Any) -> None:

@@ -155,7 +155,9 @@ def _items(document: Document) -> tuple[list[Any] | None, str]:
     if items is None:
         items = []
     if not isinstance(items, list):
-        raise ValidationError("must be a list", resource=kind, field="items", origin=document.origin("items"))
+        raise ValidationError(
+            "must be a list", resource=kind, field="items", value=items, origin=document.origin("items")
+        )
     item_kind = kind.removesuffix("List")
     if item_kind in KINDS and data.get("apiVersion") == API_VERSION:
         # Items of a typed list may leave out what the list says.

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from calico_node.resources import checks
+from calico_node.resources.defaults import BUILTIN_TIERS
 from calico_node.resources.fields import Check, Fault
 from calico_node.resources.kinds import KINDS
 from calico_node.resources.meta import Resource
@@ -18,11 +19,6 @@ from calico_node.resources.policy_rules import (
 )
 
 _SINGLETONS = ("ClusterInformation", "KubeControllersConfiguration", "IPAMConfiguration")
-_BUILTIN_TIERS = {
-    "default": (1_000_000.0, "Deny"),
-    "kube-admin": (1_000.0, "Pass"),
-    "kube-baseline": (10_000_000.0, "Pass"),
-}
 _POOL_LENGTHS = {4: (20, 32), 6: (116, 128)}
 _LINK_LOCAL = {4: ipaddress.ip_network("169.254.0.0/16"), 6: ipaddress.ip_network("fe80::/10")}
 _NAMESPACE_LABEL = "projectcalico.org/namespace"
@@ -77,7 +73,7 @@ def _apply(check: Check, value: Any, path: str) -> None:
 
 
 def _tier(resource: Any) -> None:
-    fixed = _BUILTIN_TIERS.get(resource.metadata.name)
+    fixed = BUILTIN_TIERS.get(resource.metadata.name)
     if not fixed:
         return
     order, action = fixed

@@ -70,7 +70,7 @@ def read_struct(cls: type[Struct], data: Any, strict: bool) -> Any:
                 raise _unknown(name, plans)
             extra = extra if extra is not None else {}
             extra[name] = raw
-        elif raw is not None:
+        elif raw is not None and not (raw == "" and plan.member.required):
             try:
                 value = plan.read(raw, strict)
             except Fault as fault:
