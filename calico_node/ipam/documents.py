@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import orjson
 from attrs import field, frozen
@@ -26,6 +26,9 @@ PENDING_DELETION = "pendingDeletion"
 HOST = "host"
 VIRTUAL = "virtual"
 LOAD_BALANCER = "load-balancer"
+
+
+M = TypeVar("M")
 
 
 @frozen
@@ -230,21 +233,33 @@ def _block_to_dict(block: Block) -> dict[str, Any]:
     return data
 
 
-def _attribute_from_dict(data: Mapping[str, Any]) -> Attribute:
+def _attribute_from_dict(data: Any) -> Attribute:
+    data = _of(dict, data, "attribute")
     released = data.get("releasedAt")
+    handle = data.get("handle_id")
     return Attribute(
-        handle_id=data.get("handle_id"),
-        secondary=dict(data.get("secondary") or {}),
-        alternate=dict(data.get("alternateOwnerAttrs") or {}),
-        released_at=parse_time(released) if released else None,
+        handle_id=None if handle is None else _of(str, handle, "handle_id"),
+        secondary=_texts(data.get("secondary"), "secondary"),
+        alternate=_texts(data.get("alternateOwnerAttrs"), "alternateOwnerAttrs"),
+        released_at=parse_time(_of(str, released, "releasedAt")) if released else None,
     )
 
 
+def _of(kind: type[M], value: Any, member: str) -> M:
+    if not isinstance(value, kind):
+        raise ValueError(f"{member} {value!r} is not a {kind.__name__}")
+    return value
+
+
+def _texts(value: Any, member: str) -> dict[str, str]:
+    return {key: _of(str, text, f"{member}.{key}") for key, text in _of(dict, value or {}, member).items()}
+
+
 def _block_from_dict(data: Mapping[str, Any]) -> Block:
-    network = parse_network(data["cidr"], strict=True)
-    allocations = tuple(data.get("allocations") or ())
-    unallocated = tuple(data.get("unallocated") or ())
-    attributes = tuple(_attribute_from_dict(item) for item in data.get("attributes") or ())
+    network = parse_network(_of(str, data["cidr"], "cidr"), strict=True)
+    allocations = tuple(_of(list, data.get("allocations") or [], "allocations"))
+    unallocated = tuple(_of(list, data.get("unallocated") or [], "unallocated"))
+    attributes = tuple(_attribute_from_dict(item) for item in _of(list, data.get("attributes") or [], "attributes"))
     if len(allocations) != network.num_addresses:
         raise ValueError(f"{len(allocations)} allocations in a block of {network.num_addresses} addresses")
     for ordinal, index in enumerate(allocations):
@@ -258,19 +273,18 @@ def _block_from_dict(data: Mapping[str, Any]) -> Block:
             raise ValueError(f"ordinal {ordinal} is both allocated and unallocated")
         seen.add(ordinal)
     claimed = data.get("affinity_claim_time")
-    if not isinstance(data.get("affinity") or "", str):
-        raise ValueError(f"affinity {data['affinity']!r} is not a text")
+    sequences = _of(dict, data.get("sequenceNumberForAllocation") or {}, "sequenceNumberForAllocation")
     sequence = data.get("sequenceNumber") or 0
     if type(sequence) is not int or not 0 <= sequence <= SEQUENCE_MASK:
         raise ValueError(f"sequenceNumber {sequence!r} is not an unsigned 64-bit integer")
     return Block(
         cidr=str(network),
-        affinity=data.get("affinity") or None,
-        claim_time=parse_time(claimed) if claimed else None,
+        affinity=_of(str, data.get("affinity") or "", "affinity") or None,
+        claim_time=parse_time(_of(str, claimed, "affinity_claim_time")) if claimed else None,
         allocations=allocations,
         unallocated=unallocated,
         attributes=attributes,
         sequence_number=sequence,
-        sequences={int(o): int(n) for o, n in (data.get("sequenceNumberForAllocation") or {}).items()},
+        sequences={int(ordinal): int(number) for ordinal, number in sequences.items()},
         deleted=bool(data.get("deleted")),
     )
