@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import NamedTuple
 
 from calico_node.linux.netlink import HEADER_LENGTH, NETLINK_ROUTE, NetlinkSocket, Subscription, message_type
@@ -30,7 +30,7 @@ class LinksView(NamedTuple):
         return frozenset(name for name, link in self.links.items() if link.running)
 
 
-async def watch_links(*, netns: int | str | None = None) -> AsyncIterator[LinksView]:
+async def watch_links(*, netns: int | str | None = None) -> AsyncGenerator[LinksView, None]:
     """First the interfaces as they are, then again after each change (coalesced).
 
     An interface that was deleted and made anew under its name counts as changed even if both happened between two

@@ -16,7 +16,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 
 from calico_node.errors import NetlinkError
@@ -310,7 +310,7 @@ class NetlinkSocket:
         async with self._lock:
             return self.query_now(msg, what)
 
-    async def subscribe(self, groups: Iterable[int]) -> AsyncIterator[bytes]:
+    async def subscribe(self, groups: Iterable[int]) -> AsyncGenerator[bytes, None]:
         """Multicast messages (whole, with header) of the group numbers; ``b""`` where some were lost, so read anew.
 
         They come on a separate socket in the same network namespace, joined before the first item is awaited for.

@@ -36,6 +36,7 @@ from calico_node.linux.rtnetlink import (
     new_veth,
     pack_address,
     pack_prefix,
+    permanent_neighbour,
     read_address,
     read_link,
     read_route,
@@ -45,7 +46,11 @@ from calico_node.linux.sysctl import try_write_sysctl, write_sysctl
 
 HOST_MAC = "ee:ee:ee:ee:ee:ee"
 GATEWAY_IPV4 = "169.254.1.1"
-"""On no interface anywhere: the host's proxy ARP answers for it."""
+"""On no interface anywhere: the host's proxy ARP answers for it.
+
+The kernel answers only while it has a route to it on another interface (a default route, mostly); so that a pod works
+on a host without one, and sends its first packet without asking, it gets a permanent entry for ``HOST_MAC`` too.
+"""
 GATEWAY_IPV6 = "fe80::ecee:eeff:feee:eeee"
 """The link-local address that follows from ``HOST_MAC``."""
 CONCURRENCY = 16
@@ -178,6 +183,7 @@ def _configure(host: NetlinkSocket, pod: NetlinkSocket, netns_fd: int, host_fd: 
     paths = _pod_paths(far.ifindex)
     if plan.ipv4:
         messages += [encoder(socket.AF_INET, path).replace(pack_prefix(prefix)) for prefix, path in paths[:2]]
+        messages.append(permanent_neighbour(far.ifindex, GATEWAY_IPV4, HOST_MAC))
     messages += [add_address(far.ifindex, address) for address in plan.addresses]
     _all(pod.request_now(messages, what=f"{plan.interface} in the pod"))
     if plan.ipv6:

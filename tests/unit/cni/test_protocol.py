@@ -128,7 +128,7 @@ def test_an_error_carries_code_and_text() -> None:
     assert data == {"cniVersion": "1.0.0", "code": 7, "msg": "no name", "details": "look at the file"}
 
 
-_VALUE = st.text(st.characters(blacklist_characters="\0", blacklist_categories=("Cs",)), max_size=20)
+_VALUE = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
 
 
 @given(st.dictionaries(st.from_regex(r"CNI_[A-Z]{1,8}", fullmatch=True), _VALUE, max_size=5), st.binary(max_size=100))

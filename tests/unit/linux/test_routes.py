@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -267,16 +268,17 @@ def test_whatever_the_order_the_desired_routes_and_nobody_elses_remain(steps: Se
     kernel = Kernel()
     desired: dict[str, dict[str, Route]] = {FELIX: {}, BGP: {}}
     aliens: dict[str, Path] = {}
-    for name, value in steps:
+    for name, argument in steps:
+        value: Any = argument
         if isinstance(value, Route):
             kernel.table.want(name, [value])
             desired[name][value.dst] = value
         elif name == "unwant":
-            owner, dst = value  # type: ignore[misc]
+            owner, dst = value
             kernel.table.unwant(owner, [dst])
             desired[owner].pop(dst, None)
         elif name == "alien":
-            dst, alien = value  # type: ignore[misc]
+            dst, alien = value
             kernel.put(dst, alien)
             aliens[dst] = alien
         elif name == "load":
