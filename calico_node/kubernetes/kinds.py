@@ -63,9 +63,10 @@ def is_kubernetes(document: Mapping[str, Any]) -> bool:
 
 def ref_of(document: Mapping[str, Any]) -> Ref:
     """The reference of a document with its defaults applied."""
-    metadata = document.get("metadata") or {}
+    metadata = document.get("metadata")
+    if not isinstance(metadata, Mapping):
+        metadata = {}
     kind = str(document.get("kind") or "")
     namespaced = KINDS[kind].namespaced if kind in KINDS else True
-    return Ref(
-        kind, str(metadata.get("namespace") or "default") if namespaced else "", str(metadata.get("name") or "")
-    )
+    namespace = str(metadata.get("namespace") or "default") if namespaced else ""
+    return Ref(kind, namespace, str(metadata.get("name") or ""))
