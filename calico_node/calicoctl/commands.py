@@ -89,7 +89,7 @@ def _write(options: Options, verb: str, past: str, action: Action) -> int:
     async def run() -> int:
         kinds = {item.resource.kind for item in items}
         kind = f"'{next(iter(kinds))}' " if len(kinds) == 1 else ""
-        async with _client(options) as client:
+        async with _client(options, writing=True) as client:
             for done, item in enumerate(items):
                 try:
                     await action(client, item.resource)
@@ -258,15 +258,25 @@ def version(options: Options) -> int:
 
 
 @asynccontextmanager
-async def _client(options: Options) -> AsyncIterator[Client]:
-    """The client of the chosen datastore, after the check that cluster and tool are of one version."""
+async def _client(options: Options, *, writing: bool = False) -> AsyncIterator[Client]:
+    """The client of the chosen datastore, after the check that cluster and tool are of one version.
+
+    Before the first write an empty datastore gets its ClusterInformation and tiers, without which no policy could be
+    created.
+    """
     from calico_node.calicoctl.version import check_version
     from calico_node.datastores import open_client
 
     settings = load_settings(options["config"], options["context"])
     async with open_client(settings) as client:
-        if not options["allow_version_mismatch"]:
-            await check_version(client)
+        try:
+            cluster = await client.get("ClusterInformation", "default")
+        except ResourceDoesNotExist:
+            if writing:
+                await client.ensure_initialized()
+        else:
+            if not options["allow_version_mismatch"]:
+                check_version(cluster.spec.calico_version or "")
         yield client
 
 

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from calico_node.errors import CalicoError, ResourceDoesNotExist
-
-if TYPE_CHECKING:
-    from calico_node.datastores import Client
+from calico_node.errors import CalicoError
 
 
 def client_version() -> str:
@@ -27,12 +22,8 @@ def git_commit() -> str:
         return "calico-node"
 
 
-async def check_version(client: Client) -> None:
-    """Raise ``CalicoError`` where the cluster says that it is of another Calico version."""
-    try:
-        cluster = (await client.get("ClusterInformation", "default")).spec.calico_version or ""
-    except ResourceDoesNotExist:
-        return
+def check_version(cluster: str) -> None:
+    """Raise ``CalicoError`` where the cluster says that it is of another Calico version; "" says nothing."""
     own = client_version()
     if cluster and _release(cluster) != _release(own):
         raise CalicoError(
