@@ -194,12 +194,9 @@ def test_nothing_is_written_when_one_document_is_wrong(run: Run) -> None:
     refused = run("apply", "-f", "bad.yaml", files={"bad.yaml": text})
     assert (refused.out, refused.status) == ("", 1)
     assert "2 documents cannot be used, nothing was done:" in refused.err
-    assert (
-        "bad.yaml, document 2, line 14: NetworkPolicy(prod/web): spec.ingress[0].protocol = 'tcp': must be"
-        in refused.err
-    )
+    assert "bad.yaml, document 2, line 15: NetworkPolicy(prod/web): spec.ingress[0].protocol = 'tcp':" in refused.err
     assert "bad.yaml, document 3, line 22: Node(node1): spec.bgp.ipv4Address = '10.0.0.300': is not" in refused.err
-    assert run("get", "pools").lines() == [["NAME"]] or run("get", "pools").lines()[1:] == [[]]
+    assert run("get", "pools").lines()[1:] == [[]]
 
 
 @pytest.mark.parametrize(
