@@ -135,8 +135,9 @@ class _Run:
         # Without a buffer: what is not taken stays with the syncer, which keeps only the latest value per key.
         send, receive = anyio.create_memory_object_stream[Event](0)
         async with anyio.create_task_group() as tasks, send, receive:
+            # The interfaces first: without them the first round would take every workload's route away.
+            await self._take(await tasks.start(self._follow_interfaces, send.clone()))
             tasks.start_soon(self._follow_datastore, send.clone())
-            await tasks.start(self._follow_interfaces, send.clone())
             tasks.start_soon(self._tick, send.clone())
             await self._work(receive)
 
@@ -158,11 +159,16 @@ class _Run:
             self._stored_faults[name] = reason
 
     async def _follow_interfaces(
-        self, send: MemoryObjectSendStream[Event], *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+        self, send: MemoryObjectSendStream[Event], *, task_status: TaskStatus[Interfaces] = anyio.TASK_STATUS_IGNORED
     ) -> None:
-        task_status.started()
+        first = True
         async for view in watch_links():
-            await send.send(Interfaces(view.up, view.changed))
+            event = Interfaces(view.up, view.changed)
+            if first:
+                first = False
+                task_status.started(event)
+            else:
+                await send.send(event)
 
     async def _tick(self, send: MemoryObjectSendStream[Event]) -> None:
         while True:
@@ -192,7 +198,7 @@ class _Run:
             case SyncBatch():
                 self._graph.feed(event.updates)
                 self._graph.set_status(event.status)
-                self._revision = max(self._revision, event.revision)
+                self._revision = event.revision
                 for update in event.updates:
                     metrics.CALC_UPDATES.labels(type(update.key).__name__).inc()
                 metrics.resync(event.status, self._status)
@@ -314,7 +320,11 @@ class _Run:
         if self._files is not None:
             self._files.set(identity, endpoint if up else None)
         state, reason = (status.state.value, status.reason) if status is not None else ("down", "it was removed")
-        self._context.hooks.endpoint_status(endpoint=name_of(identity), state=state, reason=reason)
+        try:
+            self._context.hooks.endpoint_status(endpoint=name_of(identity), state=state, reason=reason)
+        except Exception as error:
+            # A stranger's hook must not cost this node its policy.
+            log.error("the endpoint_status hook of a plugin failed", error=str(error))
 
     def _take_status(self, applied: Applied) -> None:
         self._endpoints.take_status(applied)

@@ -142,7 +142,7 @@ class LocalEndpoints:
             for net in endpoint.ipv4_nets:
                 try:
                     await set_static_neighbour(endpoint.name, net.partition("/")[0], endpoint.mac)
-                except NetlinkError as error:
+                except (NetlinkError, ValueError) as error:
                     # The kernel asks the workload by ARP then, as it does for endpoints without a MAC.
                     log.warning("no static neighbour", endpoint=name_of(identity), error=str(error))
         self._configured[identity] = endpoint

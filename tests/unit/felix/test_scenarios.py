@@ -358,3 +358,12 @@ def test_blocks_and_pools() -> None:
     assert "10.0.0.0/16" in reason
     assert "node2" in reason
     assert "Always" in reason
+
+
+def test_one_bad_object_does_not_stop_the_others() -> None:
+    felix = Felix()
+    broken: Any = object()
+    felix.put({POD: web(), gnp("bad"): broken, BlockKey("nonsense"): AllocationBlock("nonsense", "host:node1")})
+    assert felix.pod
+    assert not felix.state.local_blocks
+    assert set(felix.graph.faults) == {"GlobalNetworkPolicy(bad)", "IPAMBlock(nonsense)"}

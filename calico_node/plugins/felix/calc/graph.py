@@ -208,8 +208,10 @@ class CalcGraph:
         self.rejected.pop(update.key, None)
         try:
             handler(update.key, update.value)
-        except CalicoError as error:
-            self.rejected[update.key] = str(error)
+        except Exception as error:
+            # Whatever is wrong with one object, it must not keep all others from this node.
+            known = isinstance(error, CalicoError)
+            self.rejected[update.key] = str(error) if known else f"cannot be used: {type(error).__name__}: {error}"
             handler(update.key, None)
 
     def _count(self, kind: str, key: Key, present: bool) -> None:
@@ -299,6 +301,8 @@ class CalcGraph:
         self.sets.index.set_parent_labels(key.name, value)
 
     def _pool(self, key: IPPoolKey, value: IPPool | None) -> None:
+        if value is not None:
+            validation.cidr(key.cidr)
         self._routes.set_pool(key.cidr, value)
         if value is None:
             self.sequencer.ip_pool(IPPoolRemove(key.cidr))
@@ -314,6 +318,8 @@ class CalcGraph:
         )
 
     def _block(self, key: BlockKey, value: AllocationBlock | None) -> None:
+        if value is not None:
+            validation.cidr(key.cidr)
         self._routes.set_block(key.cidr, value)
         if value is not None and value.affinity == f"host:{self._node}":
             self.sequencer.local_block(LocalBlockUpdate(key.cidr))

@@ -77,10 +77,6 @@ class PolicyResolver:
             for endpoint in self._of_policy.get(policy, ()):
                 self._dirty[endpoint] = None
 
-    def missing_tiers(self) -> set[str]:
-        """Tiers that a policy names and that do not exist; their policies are enforced all the same."""
-        return self._in_tier.keys() - self._tiers.keys()
-
     def match_started(self, policy: PolicyKey, endpoint: LocalKey) -> None:
         self._of_endpoint.setdefault(endpoint, set()).add(policy)
         self._of_policy.setdefault(policy, set()).add(endpoint)

@@ -211,7 +211,7 @@ def _borrowed(block: AllocationBlock, network: IPNetwork) -> list[tuple[str, str
     """(address with length, node) of every allocation whose node is not the block's."""
     owner = _owner(block)
     found: list[tuple[str, str]] = []
-    for ordinal, index in enumerate(block.allocations):
+    for ordinal, index in enumerate(block.allocations[: network.num_addresses]):
         if index is None or not 0 <= index < len(block.attributes):
             continue
         holder = block.attributes[index].secondary.get("node", "")

@@ -22,6 +22,12 @@ def canonical_nets(nets: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_canonical(net) for net in nets))
 
 
+def cidr(text: str) -> None:
+    """Raises ``ValidationError`` for a key that is no canonical CIDR."""
+    if _canonical(text) != text:
+        raise ValidationError("has bits set beyond its length", value=text)
+
+
 def _canonical(net: str) -> str:
     try:
         return str(ipaddress.ip_network(net, strict=False))
