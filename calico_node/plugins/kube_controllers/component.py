@@ -117,9 +117,9 @@ class Controller:
 
     async def _done(self) -> None:
         revision, rejected = await self._reconciler.revision(), dict(self._reconciler.rejected)
-        await self._source.acknowledge(Acknowledgement(self._generation, revision, rejected))
         reason = f"generation {self._generation} of the Kubernetes objects is in the datastore"
         self._reporter.report(reason=reason, revision=revision, rejected=rejected)
+        await self._source.acknowledge(Acknowledgement(self._generation, revision, rejected))
 
     def _failed(self, error: DatastoreError) -> None:
         self._in_sync = False
