@@ -47,15 +47,16 @@ class ControlServer:
         self._path = path
         self._handlers = handlers
         self._tasks: set[asyncio.Task[None]] = set()
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(path))
+        path.chmod(0o600)
+        self._listener.listen(64)
+        self._listener.setblocking(False)
 
     async def serve(self) -> None:
-        """Serve until cancelled."""
+        """Serve until cancelled.  Clients can connect since this object was made."""
         loop = asyncio.get_running_loop()
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-            listener.bind(str(self._path))
-            self._path.chmod(0o600)
-            listener.listen(64)
-            listener.setblocking(False)
+        with self._listener as listener:
             while True:
                 connection, _ = await loop.sock_accept(listener)
                 task = asyncio.create_task(self._serve_one(connection))

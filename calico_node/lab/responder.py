@@ -238,7 +238,7 @@ class Responder:
 def main() -> None:
     """``responder FD``: serve the supervisor's requests until it closes the descriptor."""
     responder = Responder()
-    asyncio.run(serve({"listen": responder.listen, "drop": responder.drop, "names": responder.set_names}))
+    asyncio.run(serve({"listen": responder.listen, "drop": responder.drop, "set_names": responder.set_names}))
 
 
 if __name__ == "__main__":

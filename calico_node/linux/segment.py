@@ -75,7 +75,7 @@ def add_device_route(netns: str, prefix: str, device: str) -> None:
 def route_prefixes(netns: str) -> set[str]:
     """The destinations of the IPv4 routes in the main table of ``netns``.  Raises ``NetlinkError``."""
     with NetlinkSocket(netns=netns) as netlink:
-        routes = (rt.read_route(item[HEADER_LENGTH:]) for item in netlink.dump_now(rt.get_routes(socket.AF_INET)))
+        routes = (rt.read_route(item) for item in netlink.dump_now(rt.get_routes(socket.AF_INET)))
         return {rt.unpack_prefix(route[0]) for route in routes if route is not None}
 
 
