@@ -219,7 +219,7 @@ class _Run:
     async def _prune(self) -> None:
         if self._pruned or not self._configured:
             return
-        if all(family.speaker.recovered for family in self._families.values()):
+        if all(family.speaker.recovered and family.speaker.settled for family in self._families.values()):
             self._pruned = True
             await self._context.route_sink.set_routes(OWNER, (), tuple(self._inherited))
             self._given -= self._inherited

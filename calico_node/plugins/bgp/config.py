@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from calico_node.errors import ValidationError
 from calico_node.model import BlockAffinity, BlockAffinityKey, IPPool, IPPoolKey, Key, ResourceKey
@@ -46,7 +46,7 @@ class Datastore:
 
     pools: dict[str, IPPool] = field(factory=dict)
     affinities: dict[str, BlockAffinity] = field(factory=dict)
-    nodes: dict[str, Node] = field(factory=dict)
+    nodes: dict[str, NodeInfo] = field(factory=dict)
     peers: dict[str, BGPPeer] = field(factory=dict)
     filters: dict[str, BGPFilter] = field(factory=dict)
     configurations: dict[str, BGPConfiguration] = field(factory=dict)
@@ -66,7 +66,7 @@ class Datastore:
                 "BGPConfiguration": self.configurations,  # type: ignore[dict-item]
             }
             if key.kind in kinds:
-                return _put(kinds[key.kind], key.name, value)
+                return _put(kinds[key.kind], key.name, node_info(value) if isinstance(value, Node) else value)
         return False
 
 
@@ -89,7 +89,7 @@ def build(
     """The configuration of one family.  Objects that cannot be used are left out and named in ``rejected``."""
     rejected: dict[str, str] = {}
     default = _spec(data, "default")
-    nodes = _nodes(data, default)
+    nodes = _nodes(data)
     me = nodes.get(node_name)
     mesh_password = ""
     if default.node_mesh_password is not None and default.node_mesh_password.secret_key_ref is not None:
@@ -140,11 +140,10 @@ def _spec(data: Datastore, name: str) -> BGPConfigurationSpec:
     return found.spec if found is not None else BGPConfigurationSpec()
 
 
-def _nodes(data: Datastore, default: BGPConfigurationSpec) -> dict[str, NodeInfo]:
-    nodes = {}
-    for name, resource in data.nodes.items():
-        nodes[name] = node_info(resource, _spec(data, f"node.{name}").listen_port)
-    return nodes
+def _nodes(data: Datastore) -> dict[str, NodeInfo]:
+    """The nodes, with the ports that BGPConfigurations of their own give them."""
+    ports = {name.removeprefix("node."): c.spec.listen_port for name, c in data.configurations.items()}
+    return {name: evolve(node, port=ports[name]) if ports.get(name) else node for name, node in data.nodes.items()}
 
 
 def _router_id(me: NodeInfo | None, node_name: str, environ: Mapping[str, str]) -> int:

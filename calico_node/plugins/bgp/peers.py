@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 from attrs import evolve, field, frozen
 
 from calico_node.errors import SelectorError, ValidationError
 from calico_node.plugins.bgp.prefix import Prefix, parse_prefix
+from calico_node.resources import BGPPeer, Node
+from calico_node.resources.bgp import BGPPeerSpec, SecretKeyRef
 from calico_node.selectors import parse
 
 DEFAULT_AS = 64512
@@ -70,13 +71,13 @@ class View:
 
     node_name: str
     nodes: Mapping[str, NodeInfo]
-    peers: Mapping[str, Any]
+    peers: Mapping[str, BGPPeer]
     mesh_enabled: bool = True
     asn: int = DEFAULT_AS
     port: int = DEFAULT_PORT
     mesh_password: str = field(default="", repr=False)
     mesh_restart_time: int = DEFAULT_RESTART_TIME
-    secret: Callable[[Any], str | None] = field(default=lambda reference: None)
+    secret: Callable[[SecretKeyRef], str | None] = field(default=lambda reference: None)
 
 
 @frozen
@@ -87,7 +88,7 @@ class Peers:
     rejected: Mapping[str, str] = field(factory=dict)
 
 
-def node_info(resource: Any, port: int | None = None) -> NodeInfo:
+def node_info(resource: Node) -> NodeInfo:
     """The parts of a Node resource that matter; a malformed address counts as absent."""
     bgp = resource.spec.bgp
     addresses: dict[int, str] = {}
@@ -101,18 +102,17 @@ def node_info(resource: Any, port: int | None = None) -> NodeInfo:
         if interface.version == version:
             addresses[version] = str(interface.ip)
             subnets[version] = parse_prefix(str(interface.network))
-    wireguard = getattr(resource.spec, "wireguard", None)
+    wireguard = resource.spec.wireguard
     return NodeInfo(
         name=resource.metadata.name,
         addresses=addresses,
         subnets=subnets,
         asn=parse_as(bgp.as_number) if bgp is not None else None,
         cluster_id=(bgp.route_reflector_cluster_id or "") if bgp is not None else "",
-        port=port,
-        labels=dict(resource.metadata.labels or {}),
+        labels=dict(resource.metadata.labels),
         wireguard={
-            4: bool(getattr(wireguard, "interface_ipv4_address", None)),
-            6: bool(getattr(wireguard, "interface_ipv6_address", None)),
+            4: wireguard is not None and bool(wireguard.interface_ipv4_address),
+            6: wireguard is not None and bool(wireguard.interface_ipv6_address),
         },
     )
 
@@ -204,24 +204,26 @@ class _Builder:
             for peer in self._guard(name, resource, self._reverse):
                 self.add(peer)
 
-    def _guard(self, name: str, resource: Any, make: Callable[[Any], Iterable[PeerConfig]]) -> list[PeerConfig]:
+    def _guard(
+        self, name: str, resource: BGPPeer, make: Callable[[BGPPeer], Iterable[PeerConfig]]
+    ) -> list[PeerConfig]:
         try:
             return list(make(resource))
         except (SelectorError, ValidationError, ValueError) as error:
             self.rejected[f"BGPPeer({name})"] = str(error)
             return []
 
-    def _applies_here(self, spec: Any, node: NodeInfo) -> bool:
+    def _applies_here(self, spec: BGPPeerSpec, node: NodeInfo) -> bool:
         if spec.node:
             return bool(spec.node == node.name)
         return parse(spec.node_selector).matches(node.labels) if spec.node_selector else True
 
-    def _forward(self, resource: Any) -> Iterable[PeerConfig]:
+    def _forward(self, resource: BGPPeer) -> Iterable[PeerConfig]:
         """The sessions that a BGPPeer asks of this node."""
         spec = resource.spec
         if not self._applies_here(spec, self.me):
             return
-        if getattr(spec, "local_workload_selector", None):
+        if spec.local_workload_selector:
             self.rejected[f"BGPPeer({resource.metadata.name})"] = "peering with local workloads is not available"
             return
         kind = "node" if spec.node or spec.node_selector else "global"
@@ -233,7 +235,7 @@ class _Builder:
             return
         yield from self._to_address(resource, kind)
 
-    def _to_node(self, resource: Any, address: str, node: NodeInfo, kind: str) -> PeerConfig:
+    def _to_node(self, resource: BGPPeer, address: str, node: NodeInfo, kind: str) -> PeerConfig:
         asn = self.view.asn if node.asn is None else node.asn
         peer = PeerConfig(
             name="",
@@ -245,7 +247,7 @@ class _Builder:
         )
         return self._common(peer, resource, node.cluster_id)
 
-    def _to_address(self, resource: Any, kind: str) -> Iterable[PeerConfig]:
+    def _to_address(self, resource: BGPPeer, kind: str) -> Iterable[PeerConfig]:
         spec = resource.spec
         address, port = parse_peer_ip(spec.peer_ip or "")
         if (6 if ":" in address else 4) != self.version:
@@ -258,7 +260,7 @@ class _Builder:
             port = DEFAULT_PORT
             if node is not None and (self.view.asn if node.asn is None else node.asn) == asn:
                 port = node.port or self.view.port
-        local_as = parse_as(getattr(spec, "local_as_number", None)) or self.asn
+        local_as = parse_as(spec.local_as_number) or self.asn
         peer = PeerConfig(
             name="",
             address=address,
@@ -267,18 +269,18 @@ class _Builder:
             kind=kind,
             port=port,
             passive=kind == "global" and node is not None and address > self.own,
-            allow_own_as=getattr(spec, "num_allowed_local_as_numbers", None) or 0,
+            allow_own_as=spec.num_allowed_local_as_numbers or 0,
             reachable_by=self._reachable_by(spec),
         )
         yield self._common(peer, resource, "")
 
-    def _reachable_by(self, spec: Any) -> str:
-        gateway = getattr(spec, "reachable_by", None) or ""
+    def _reachable_by(self, spec: BGPPeerSpec) -> str:
+        gateway = spec.reachable_by or ""
         if gateway and ipaddress.ip_address(gateway).version != self.version:
             raise ValidationError("must be of the family of peerIP", field="spec.reachableBy", value=gateway)
         return str(gateway)
 
-    def _common(self, peer: PeerConfig, resource: Any, peer_cluster: str) -> PeerConfig:
+    def _common(self, peer: PeerConfig, resource: BGPPeer, peer_cluster: str) -> PeerConfig:
         """What all explicit peers share."""
         spec = resource.spec
         mode = (spec.next_hop_mode or "").lower()
@@ -297,10 +299,10 @@ class _Builder:
             filters=tuple(spec.filters or ()),
         )
 
-    def _password(self, resource: Any) -> str:
+    def _password(self, resource: BGPPeer) -> str:
         """A password that cannot be read leaves the session without MD5, as in Calico, and is reported."""
         password = resource.spec.password
-        reference = getattr(password, "secret_key_ref", None) if password is not None else None
+        reference = password.secret_key_ref if password is not None else None
         if reference is None:
             return ""
         found = self.view.secret(reference)
@@ -310,10 +312,10 @@ class _Builder:
             )
         return found or ""
 
-    def _reverse(self, resource: Any) -> Iterable[PeerConfig]:
+    def _reverse(self, resource: BGPPeer) -> Iterable[PeerConfig]:
         """The other end of peerings between nodes: a node that is peered with peers back."""
         spec = resource.spec
-        if getattr(spec, "local_workload_selector", None) or (spec.reverse_peering or "Auto") == "Manual":
+        if spec.local_workload_selector or (spec.reverse_peering or "Auto") == "Manual":
             return
         if not self._is_target(spec):
             return
@@ -321,7 +323,7 @@ class _Builder:
             if node.name != self.me.name and self._applies_here(spec, node):
                 yield self._to_node(resource, address, node, "node")
 
-    def _is_target(self, spec: Any) -> bool:
+    def _is_target(self, spec: BGPPeerSpec) -> bool:
         """Whether the remote side of a BGPPeer is this node."""
         if spec.peer_selector:
             return parse(spec.peer_selector).matches(self.me.labels)

@@ -7,7 +7,7 @@ want of their connections) and ``take_routes`` (what the kernel must learn).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from attrs import define, evolve, field, frozen
@@ -102,6 +102,7 @@ class _Peer:
     local_address: str = ""
     received: dict[NLRI, tuple[Attributes, int]] = field(factory=dict)  # attributes as received, generation
     generation: int = 0
+    peer_id: int = 0
     stale_deadline: float = float("inf")
     waiting: bool = False  # our restart waits for this peer's End-of-RIB
     feed: deque[Prefix] | None = None
@@ -142,7 +143,8 @@ class Speaker:
         self._routes: dict[str, Route | None] = {}
         self._installed: dict[Prefix, Route] = {}
         self._purges: deque[tuple[_Peer, deque[NLRI], int]] = deque()
-        self._rescan: deque[Prefix] = deque()
+        self._imports: deque[tuple[_Peer, deque[NLRI]]] = deque()
+        self._rescans: deque[tuple[deque[Prefix], tuple[Prefix, ...] | None]] = deque()
         self._recovering = False
         self._recovery_deadline = now + recovery_time
 
@@ -160,11 +162,24 @@ class Speaker:
             self._remove_peer(name, Cease.DECONFIGURED, now)
         for peer in config.peers:
             self._set_peer(peer, now)
-        if old is None or old.policy != config.policy or old.filters != config.filters:
-            self._rescan.extend(self.table.selected)
+        if old is not None:
+            self._policy_changed(old.policy, config.policy)
         if self._view is not None and old is not None and old.ignored_interfaces != config.ignored_interfaces:
             self.set_kernel(self._view)
         self._check_recovery(now)
+
+    def _policy_changed(self, old: PolicyConfig, new: PolicyConfig) -> None:
+        """Decide again what the change can concern: parts of a block that came or went, or everything."""
+        if old == new:
+            return
+        if evolve(old, blocks=()) == evolve(new, blocks=()):
+            changed = {prefix for prefix, _ in set(old.blocks) ^ set(new.blocks)}
+            self._rescans.append((deque(self.table.selected), tuple(changed)))
+            return
+        self._rescans.append((deque(self.table.selected), None))
+        if old.normal_priority != new.normal_priority:
+            for peer in self._peers.values():
+                self._import_again(peer)
 
     def recover(self, now: float) -> None:
         """Routes of an earlier run are in the kernel: ``recovered`` waits for every peer's End-of-RIB."""
@@ -201,7 +216,11 @@ class Speaker:
         assert self._config is not None
         filters = tuple(self._config.filters[name] for name in config.filters if name in self._config.filters)
         peer = self._peers.get(config.name)
-        if peer is not None and evolve(peer.config, filters=()) != evolve(config, filters=()):
+        if (
+            peer is not None
+            and peer.config != config
+            and evolve(peer.config, filters=()) != evolve(config, filters=())
+        ):
             self._remove_peer(config.name, Cease.CONFIG_CHANGE, now)
             peer = None
         if peer is None:
@@ -347,6 +366,7 @@ class Speaker:
 
     def _up(self, peer: _Peer, negotiated: Negotiated, now: float) -> None:
         peer.negotiated = negotiated
+        peer.peer_id = negotiated.peer_id
         peer.session.restarting = False
         peer.local_address = next(reversed(peer.addresses_by_connection.values()), peer.config.source)
         if not negotiated.graceful_restart or negotiated.peer_restarting:
@@ -437,10 +457,11 @@ class Speaker:
             for nlri in update.announced:
                 self._withdraw(peer, nlri)
             return
-        for nlri in update.announced:
-            if nlri.prefix.version == self.version:
-                peer.received[nlri] = (attributes, peer.generation)
-                self._import(peer, nlri, attributes)
+        routes = [nlri for nlri in update.announced if nlri.prefix.version == self.version]
+        entry = (attributes, peer.generation)
+        for nlri in routes:
+            peer.received[nlri] = entry
+        self._import(peer, routes, attributes)
 
     def _looped(self, peer: _Peer, attributes: Attributes) -> bool:
         """RFC 4271 9.1.2 (our AS), RFC 4456 section 8 (our id, our cluster)."""
@@ -454,34 +475,40 @@ class Speaker:
             return True
         return bool(c.cluster_id) and address_to_number(c.cluster_id) in attributes.cluster_list
 
-    def _import(self, peer: _Peer, nlri: NLRI, attributes: Attributes) -> None:
+    def _import(self, peer: _Peer, routes: Sequence[NLRI], attributes: Attributes) -> None:
+        """Put ``routes``, which share ``attributes``, into the table as the import rules say."""
         assert self._config is not None
         c = peer.config
-        outcome = import_route(self._config.policy, peer.filters, c.ibgp, nlri.prefix, attributes)
-        key = PathKey(c.name, nlri.path_id)
-        if outcome is None:
-            self.table.remove(nlri.prefix, key)
-            return
-        imported, preference = outcome
-        path = Path(
-            key,
-            Origin.BGP,
-            preference,
-            imported,
-            ebgp=not c.ibgp,
-            rr_client=c.rr_client,
-            peer_id=peer.negotiated.peer_id if peer.negotiated else 0,
-            peer_address=address_to_number(c.address),
-        )
-        self.table.set(nlri.prefix, path)
+        peer_id = peer.peer_id
+        peer_address = address_to_number(c.address)
+        outcome = None
+        for index, nlri in enumerate(routes):
+            if index == 0 or peer.filters:  # without filters the prefix makes no difference
+                outcome = import_route(self._config.policy, peer.filters, c.ibgp, nlri.prefix, attributes)
+            key = PathKey(c.name, nlri.path_id)
+            if outcome is None:
+                self.table.remove(nlri.prefix, key)
+                continue
+            imported, preference = outcome
+            path = Path(
+                key,
+                Origin.BGP,
+                preference,
+                imported,
+                ebgp=not c.ibgp,
+                rr_client=c.rr_client,
+                peer_id=peer_id,
+                peer_address=peer_address,
+            )
+            self.table.set(nlri.prefix, path)
 
     def _withdraw(self, peer: _Peer, nlri: NLRI) -> None:
         if peer.received.pop(nlri, None) is not None:
             self.table.remove(nlri.prefix, PathKey(peer.config.name, nlri.path_id))
 
     def _import_again(self, peer: _Peer) -> None:
-        for nlri, (attributes, _) in peer.received.items():
-            self._import(peer, nlri, attributes)
+        """Queue every route of ``peer`` for another pass through the import rules."""
+        self._imports.append((peer, deque(peer.received)))
 
     def _purge(self, peer: _Peer) -> None:
         """Queue the removal of every route that was not announced again since the present generation began."""
@@ -507,9 +534,8 @@ class Speaker:
     def step(self, max_items: int, now: float) -> bool:
         """Do up to about ``max_items`` pieces of work; True when some is left that could be done now."""
         budget = max_items - self._step_purges(max_items)
-        while self._rescan and budget > 0:
-            self.table.dirty[self._rescan.popleft()] = None
-            budget -= 1
+        budget -= self._step_imports(budget)
+        budget -= self._step_rescans(budget)
         while self.table.dirty and budget > 0:
             prefix = next(iter(self.table.dirty))
             del self.table.dirty[prefix]
@@ -525,10 +551,43 @@ class Speaker:
     def _busy(self) -> bool:
         return bool(
             self._purges
-            or self._rescan
+            or self._imports
+            or self._rescans
             or self.table.dirty
             or any((peer.feed or peer.pending) and not peer.congested for peer in self._peers.values())
         )
+
+    @property
+    def settled(self) -> bool:
+        """Whether everything that was received is decided and handed out."""
+        return not (self._purges or self._imports or self._rescans or self.table.dirty or self._routes)
+
+    def _step_imports(self, budget: int) -> int:
+        done = 0
+        while self._imports and done < budget:
+            peer, keys = self._imports[0]
+            while keys and done < budget:
+                nlri = keys.popleft()
+                entry = peer.received.get(nlri)
+                if entry is not None and self._peers.get(peer.config.name) is peer:
+                    self._import(peer, [nlri], entry[0])
+                done += 1
+            if not keys:
+                self._imports.popleft()
+        return done
+
+    def _step_rescans(self, budget: int) -> int:
+        done = 0
+        while self._rescans and done < budget:
+            prefixes, scope = self._rescans[0]
+            while prefixes and done < budget:
+                prefix = prefixes.popleft()
+                if scope is None or any(prefix.within(outer) for outer in scope):
+                    self.table.dirty[prefix] = None
+                done += 1
+            if not prefixes:
+                self._rescans.popleft()
+        return done
 
     def _step_purges(self, budget: int) -> int:
         done = 0
@@ -572,6 +631,8 @@ class Speaker:
         paths = self.table.paths[prefix] if group.to.add_path else (selection.best,)
         found = []
         for path in paths:
+            if path.origin is Origin.KERNEL and path.blackhole and prefix in self._statics:
+                continue  # Felix's black hole for a block that we announce ourselves
             device = path.device or self.table.resolution(path).device
             attributes = export_route(self._config.policy, group.to, prefix, path, device)
             if attributes is not None:
@@ -603,7 +664,7 @@ class Speaker:
         if peer.closing_refresh:
             peer.closing_refresh = False
             peer.session.send(encode(RouteRefresh(self.version, Refresh.END)), now)
-        ready = not self._recovering and not self.table.dirty and not self._rescan
+        ready = not self._recovering and not self.table.dirty and not self._rescans
         if not peer.sent_end and ready and peer.negotiated is not None and peer.negotiated.graceful_restart:
             peer.sent_end = True
             peer.session.send(end_of_rib(self.version), now)

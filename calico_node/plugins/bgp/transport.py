@@ -20,7 +20,10 @@ IP_MINTTL = 21
 IPV6_MINHOPCOUNT = 73
 TOS_INTERNETWORK_CONTROL = 0xC0
 CONNECT_TIMEOUT = 30.0
-READ_SIZE = 32768
+LISTEN_RETRY = 2.0
+LINGER = 2.0
+"""Seconds that a last NOTIFICATION has to leave our queue."""
+READ_SIZE = 16384
 WRITE_LIMIT = 65536
 BACKLOG = 20000
 """Undecided prefixes above which reading slows down, so that TCP holds the peer back."""
@@ -54,6 +57,7 @@ class Transport:
         self._listener: socket.socket | None = None
         self._listening: tuple[str, int] | None = None
         self._accepting: asyncio.Task[None] | None = None
+        self._retry: asyncio.TimerHandle | None = None
         self._passwords: dict[str, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
@@ -80,18 +84,27 @@ class Transport:
         except OSError as error:
             sock.close()
             self.error = f"cannot listen on {address or 'any address'} port {port}: {error.strerror}"
+            self._retry = self._loop.call_later(LISTEN_RETRY, self._listen_again, address, port)
             return
         self.error = ""
         self._listener, self._listening = sock, (address, port)
         self._passwords = {}
         self._accepting = self._loop.create_task(self._accept(sock))
 
+    def _listen_again(self, address: str, port: int) -> None:
+        self._listen(address, port)
+        self._set_passwords()
+        self._wake()
+
     def _stop_listening(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
         if self._accepting is not None:
             self._accepting.cancel()
             self._accepting = None
         if self._listener is not None:
-            self._listener.close()
+            self._discard(self._listener)
             self._listener = self._listening = None
 
     def _set_passwords(self) -> None:
@@ -243,8 +256,8 @@ class Transport:
         if not link.closing:
             link.closing = True
             self._links.pop((link.peer, link.number), None)
-            link.wake.set()
-            sock.close()
+            link.tasks[1].cancel()
+            self._discard(sock)
             self._speaker.closed(link.peer, link.number, self._loop.time(), reason)
             self._wake()
 
@@ -263,10 +276,9 @@ class Transport:
                 if link.closing:
                     break
         except OSError:
-            return  # the reader sees it too and reports it
-        finally:
-            if link.closing:
-                sock.close()
+            if not link.closing:
+                return  # the reader sees it too and reports it
+        self._discard(sock)
 
     def _close(self, link: _Link) -> None:
         """Our side ends the connection, once what is queued has been sent."""
@@ -275,17 +287,29 @@ class Transport:
         if link.sock is not None:
             link.tasks[0].cancel()
             link.wake.set()
-            self._loop.call_later(2.0, link.sock.close)
+            self._loop.call_later(LINGER, self._end, link)
+
+    def _end(self, link: _Link) -> None:
+        for task in link.tasks:
+            task.cancel()
+        if link.sock is not None:
+            self._discard(link.sock)
+
+    def _discard(self, sock: socket.socket) -> None:
+        """Close ``sock``; the loop forgets it first, since its number may be given to another at once."""
+        if sock.fileno() >= 0:
+            self._loop.remove_reader(sock)
+            self._loop.remove_writer(sock)
+            sock.close()
 
     def close(self) -> None:
         """Close everything at once; peers see the end of TCP and nothing else."""
         self._stop_listening()
+        for link in self._links.values():
+            self._end(link)
+        self._links.clear()
         for task in list(self._tasks):
             task.cancel()
-        for link in self._links.values():
-            if link.sock is not None:
-                link.sock.close()
-        self._links.clear()
 
 
 def md5_option(family: socket.AddressFamily, address: str, key: bytes) -> bytes:
