@@ -49,6 +49,7 @@ RESYNC_INTERVAL = 90.0
 SLICE = 500
 """Prefixes planned and written in one turn of the loop."""
 RESYNC_DELAY = 0.2
+RESTART_DELAY = 1.0
 VIEW_INTERVAL = 0.02
 """At least this many seconds between two views given to one watcher."""
 _GROUPS = (RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE)
@@ -99,6 +100,7 @@ class RouteReconciler(Generic[R]):
         """From now on remove ``owner``'s routes that are not desired; returns when those present are gone."""
         self._check()
         await self._ready.wait()
+        self._check()
         self.table.prune(owner)
         self._wake.set()
         await self._flushed(owner)
@@ -117,6 +119,7 @@ class RouteReconciler(Generic[R]):
     async def watch(self) -> AsyncIterator[tuple[tuple[R, ...], tuple[tuple[str, str, bool], ...]]]:
         """Routes and addresses (``(10.0.0.5/24, device, running)``): now, and after each change (coalesced)."""
         await self._ready.wait()
+        self._check()
         seen: tuple[int, int] | None = None
         while True:
             while seen == self._version():
@@ -139,15 +142,13 @@ class RouteReconciler(Generic[R]):
     async def run(self) -> None:
         """Read what is there, adopt it, then keep the difference at nothing."""
         try:
-            with (
-                NetlinkSocket(NETLINK_ROUTE, netns=self._netns) as sock,
-                Subscription(NETLINK_ROUTE, _GROUPS, netns=self._netns) as subscription,
-            ):
-                # Our own writes are known: without them a large change cannot overrun the queue.
-                subscription.ignore_port(sock.port)
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(self._listen(subscription))
-                    group.create_task(self._loop(sock))
+            while True:
+                try:
+                    await self._session()
+                except* NetlinkError as failures:
+                    log.error("routes: %s; starting over", failures.exceptions[0])
+                    self._resync_at = 0.0
+                    await asyncio.sleep(RESTART_DELAY)
         except BaseException as error:
             self._ended = error
             for _, waiter in self._waiters:
@@ -155,6 +156,17 @@ class RouteReconciler(Generic[R]):
                     waiter.set_exception(NetlinkError("route reconciler", errno.EIO, f"it has stopped: {error!r}"))
             self._ready.set()
             raise
+
+    async def _session(self) -> None:
+        with (
+            NetlinkSocket(NETLINK_ROUTE, netns=self._netns) as sock,
+            Subscription(NETLINK_ROUTE, _GROUPS, netns=self._netns) as subscription,
+        ):
+            # Our own writes are known: without them a large change cannot overrun the queue.
+            subscription.ignore_port(sock.port)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._listen(subscription))
+                group.create_task(self._loop(sock))
 
     async def _loop(self, sock: NetlinkSocket) -> None:
         while True:

@@ -7,7 +7,7 @@ around it (``reconciler``) feeds it dumps and notifications, takes changes out, 
 from __future__ import annotations
 
 import errno
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
@@ -26,6 +26,7 @@ from calico_node.linux.rtnetlink import (
     Link,
     NextHop,
     Path,
+    intern_path,
     pack_address,
     pack_prefix,
     unpack_prefix,
@@ -180,6 +181,35 @@ def plan(
     return Plan(puts, deletes)
 
 
+class _Queue:
+    """Prefixes to look at, first in first out, each once."""
+
+    __slots__ = ("_members", "_order")
+
+    def __init__(self) -> None:
+        self._order: deque[bytes] = deque()
+        self._members: set[bytes] = set()
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def add(self, prefix: bytes) -> None:
+        if prefix not in self._members:
+            self._members.add(prefix)
+            self._order.append(prefix)
+
+    def discard(self, prefix: bytes) -> None:
+        self._members.discard(prefix)
+
+    def pop(self) -> bytes:
+        """The first one.  Raises ``IndexError`` when it is empty."""
+        while True:
+            prefix = self._order.popleft()
+            if prefix in self._members:
+                self._members.remove(prefix)
+                return prefix
+
+
 class _Failure(NamedTuple):
     reason: str
     attempts: int
@@ -204,7 +234,7 @@ class RouteTable(Generic[R]):
         self._links: dict[int, Link] = {}
         self._index: dict[str, int] = {}
         self._paths: dict[tuple[Any, ...], Path | None] = {}
-        self._dirty: dict[str, dict[bytes, None]] = {owner: {} for owner in (*RANK, "")}
+        self._dirty = {owner: _Queue() for owner in (*RANK, "")}
         self._released: dict[bytes, set[str]] = {}
         self._pruning: set[str] = set()
         self._unknown_since: dict[tuple[bytes, Path], float] = {}
@@ -234,7 +264,7 @@ class RouteTable(Generic[R]):
                 if owner == FELIX and old.device != route.device:
                     self._address_moved(prefix)
             self._count_device(owner, route, prefix, 1)
-            dirty[prefix] = None
+            dirty.add(prefix)
 
     def unwant(self, owner: str, destinations: Iterable[str]) -> None:
         """Drop desired routes; they are removed from the kernel whether or not ``prune`` was called."""
@@ -248,18 +278,15 @@ class RouteTable(Generic[R]):
             if owner == FELIX and route.device:
                 self._address_moved(prefix)
             self._released.setdefault(prefix, set()).add(owner)
-            dirty[prefix] = None
-            if owner == BGP and prefix in self._present:
-                self._show(prefix)
+            dirty.add(prefix)
 
     def prune(self, owner: str) -> None:
         """From now on, what carries ``owner``'s mark and is not desired goes."""
         if owner in self._pruning:
             return
         self._pruning.add(owner)
-        for prefix, paths in self._present.items():
-            if any(owner in self._owners(prefix, path) for path in paths):
-                self._dirty[owner][prefix] = None
+        for prefix in self._present:
+            self._dirty[owner].add(prefix)
 
     def _address_moved(self, prefix: bytes) -> None:
         if prefix[0] == (len(prefix) - 1) * 8:
@@ -284,7 +311,8 @@ class RouteTable(Generic[R]):
             self._felix_devices[device] += step
             if step > 0 and self._felix_devices[device] == 1:
                 # The endpoint is known now: what else is on its interface has no grace left.
-                self._dirty[""].update(dict.fromkeys(self._deferred))
+                for waiting in self._deferred:
+                    self._dirty[""].add(waiting)
 
     # What the kernel says
 
@@ -315,7 +343,7 @@ class RouteTable(Generic[R]):
             # The kernel drops IPv4 routes of a dead interface without saying so.
             resync = self._interface_lost(link.ifindex)
         for prefix in self._by_device.get(link.name, ()):
-            self._dirty[""][prefix] = None
+            self._dirty[""].add(prefix)
         if not removed and link.up:
             self.retry_failed()
         return resync
@@ -331,7 +359,7 @@ class RouteTable(Generic[R]):
                     continue
                 kept.append(path)
             self._store(prefix, tuple(kept))
-            self._dirty[""][prefix] = None
+            self._dirty[""].add(prefix)
         return resync
 
     def begin_load(self) -> _Load[R]:
@@ -348,7 +376,7 @@ class RouteTable(Generic[R]):
         else:
             kept = (*(other for other in present if not (replaced and other.metric == path.metric)), path)
         self._store(prefix, kept)
-        self._dirty[""][prefix] = None
+        self._dirty[""].add(prefix)
         if not removed and self._failed:
             self.retry_failed()
 
@@ -436,7 +464,7 @@ class RouteTable(Generic[R]):
                     return None
             hops = tuple(sorted(NextHop(pack_address(gateway), index) for gateway in route.gateways))
             hops = hops or (NextHop(b"", index),)
-        return Path(
+        path = Path(
             kind,
             RT_SCOPE_LINK if route.scope_link and not ipv6 else RT_SCOPE_UNIVERSE,
             route.protocol,
@@ -446,6 +474,7 @@ class RouteTable(Generic[R]):
             pack_address(route.source) if route.source else b"",
             route.mtu,
         )
+        return intern_path(path)
 
     def busy(self, owner: str) -> bool:
         """Whether something ``owner`` said is still to be looked at."""
@@ -455,11 +484,12 @@ class RouteTable(Generic[R]):
         """Plans for up to ``limit`` prefixes, the better-ranked owner's first; empty when nothing is left."""
         plans: list[Plan] = []
         seen = 0
-        for queue in self._dirty.values():
+        queues = tuple(self._dirty.values())
+        for queue in queues:
             while queue and seen < limit:
-                prefix = next(iter(queue))
-                for other in self._dirty.values():
-                    other.pop(prefix, None)
+                prefix = queue.pop()
+                for other in queues:
+                    other.discard(prefix)
                 seen += 1
                 made = self._plan(prefix, now)
                 if made is None:
@@ -543,15 +573,15 @@ class RouteTable(Generic[R]):
     def retry_failed(self) -> None:
         """Something changed: look at everything that failed again."""
         for prefix in self._failed:
-            self._dirty[""][prefix] = None
+            self._dirty[""].add(prefix)
 
     def expire(self, now: float) -> None:
         """Make due what waited: retries, ends of grace periods."""
         for prefix in [prefix for prefix, failure in self._failed.items() if failure.due <= now]:
-            self._dirty[""][prefix] = None
+            self._dirty[""].add(prefix)
         for prefix in [prefix for prefix, due in self._deferred.items() if due <= now]:
             del self._deferred[prefix]
-            self._dirty[""][prefix] = None
+            self._dirty[""].add(prefix)
 
     def next_due(self) -> float | None:
         """When ``expire`` has something to do next."""
@@ -594,4 +624,4 @@ class _Load(Generic[R]):
     def take_in(self, prefixes: Iterable[bytes]) -> None:
         for prefix in prefixes:
             self._table._store(prefix, self._found.get(prefix, ()))
-            self._table._dirty[""][prefix] = None
+            self._table._dirty[""].add(prefix)

@@ -352,7 +352,8 @@ def _path_attrs(family: int, path: Path) -> bytes:
 _paths: dict[Path, Path] = {}
 
 
-def _intern(path: Path) -> Path:
+def intern_path(path: Path) -> Path:
+    """The one object of all equal to ``path``, so that comparing by identity mostly decides."""
     if len(_paths) > 65536:
         _paths.clear()
     return _paths.setdefault(path, path)
@@ -408,4 +409,4 @@ def read_route(payload: bytes) -> tuple[bytes, Path] | None:
         attrs.get(RTA_PREFSRC, b""),
         _U32.unpack(mtu)[0] if mtu else 0,
     )
-    return prefix, _intern(path)
+    return prefix, intern_path(path)

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +23,7 @@ from calico_node.linux.netlink import NETLINK_ROUTE, NetlinkSocket
 from calico_node.linux.rtnetlink import get_link, read_link, set_link
 from calico_node.linux.sysctl import prepare_kernel
 from calico_node.plugins.cni.component import CNI
+from calico_node.plugins.cni.install import install_executables
 from calico_node.resources import from_dict
 from calico_node.settings import Settings
 
@@ -155,7 +155,7 @@ class NodeUnderTest:
             "CNI_ARGS": ";".join(part for part in (pod_arguments, arguments) if part),
         }
         process = await asyncio.create_subprocess_exec(
-            str(Path(sys.executable).parent / role),
+            str(self.folder / "bin" / role),
             env=environment,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -201,6 +201,7 @@ async def node_under_test(folder: Path) -> AsyncIterator[NodeUnderTest]:
         for resource in (POOL, NODE):
             await client.create(from_dict(resource))
         node = NodeUnderTest(folder, netns, settings, client, routes)
+        install_executables(folder / "bin")
         await node.start()
         try:
             yield node

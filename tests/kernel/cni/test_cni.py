@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Coroutine
@@ -15,7 +17,8 @@ import pytest
 
 from calico_node.hookspecs import WorkloadMetadata
 from calico_node.linux.namespaces import call_in_netns
-from tests.kernel.cni.node import CONFIG, NodeUnderTest, netns_path, node_under_test, run_in, workload_route
+from calico_node.resources import from_dict
+from tests.kernel.cni.node import CONFIG, POOL, NodeUnderTest, netns_path, node_under_test, run_in, workload_route
 
 Body = Callable[[NodeUnderTest], Coroutine[Any, Any, None]]
 IPAM_PREFIX = "/calico/ipam/v2/handle/"
@@ -31,8 +34,9 @@ def with_node(folder: Path, body: Body) -> None:
 
 def reach(source: int, target: int, address: str) -> str:
     """Send over TCP from one pod to another; the address the target sees.  Raises ``OSError``."""
-    listener = call_in_netns(target, lambda: socket.create_server((address, 8080)))
-    client = call_in_netns(source, lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = call_in_netns(target, lambda: socket.create_server((address, 8080), family=family))
+    client = call_in_netns(source, lambda: socket.socket(family, socket.SOCK_STREAM))
     with listener, client:
         client.settimeout(2)
         client.connect((address, 8080))
@@ -286,6 +290,30 @@ def test_gc_removes_what_the_runtime_does_not_know(tmp_path: Path) -> None:
     with_node(tmp_path, body)
 
 
+def test_a_pod_of_both_families_reaches_the_host_over_ipv6(tmp_path: Path) -> None:
+    config = {**CONFIG, "ipam": {"type": "calico-ipam", "assign_ipv6": "true"}}
+
+    async def body(node: NodeUnderTest) -> None:
+        await node.client.create(
+            from_dict({**POOL, "metadata": {"name": "v6"}, "spec": {"cidr": "fd65::/112", "blockSize": 122}})
+        )
+        pods = [node.new_pod() for _ in range(2)]
+        answers = [
+            await node.cni("ADD", netns=pod, container=f"c{n}", pod=f"p{n}", config=config)
+            for n, pod in enumerate(pods)
+        ]
+        addresses = [answer.json["ips"][1]["address"] for answer in answers]
+        assert all(address.endswith("/128") for address in addresses)
+        target = addresses[1].partition("/")[0]
+        assert await asyncio.to_thread(reach, pods[0], pods[1], target) == addresses[0].partition("/")[0]
+        for n, pod in enumerate(pods):
+            assert (await node.cni("CHECK", netns=pod, container=f"c{n}", pod=f"p{n}", config=config)).status == 0
+            assert (await node.cni("DEL", netns=pod, container=f"c{n}", pod=f"p{n}", config=config)).status == 0
+        assert await node.keys(IPAM_PREFIX) == []
+
+    with_node(tmp_path, body)
+
+
 def test_many_adds_at_once_get_different_addresses(tmp_path: Path) -> None:
     async def body(node: NodeUnderTest) -> None:
         pods = [node.new_pod() for _ in range(30)]
@@ -313,6 +341,21 @@ def test_the_wait_for_policy_ends_with_felixs_file(tmp_path: Path) -> None:
         assert (await asyncio.wait_for(call, 5)).status == 0
 
     with_node(tmp_path, body)
+
+
+def test_the_console_scripts_are_the_same_client(tmp_path: Path) -> None:
+    for name in ("calico", "calico-ipam"):
+        answer = subprocess.run(
+            [Path(sys.executable).parent / name],
+            env={"CNI_COMMAND": "ADD", "CNI_NETNS": "/proc/self/ns/net", "CALICO_RUN_DIR": str(tmp_path)},
+            input=b'{"cniVersion":"0.4.0","name":"net"}',
+            capture_output=True,
+            check=False,
+        )
+        assert answer.returncode == 1
+        error = json.loads(answer.stdout)
+        assert (error["cniVersion"], error["code"]) == ("0.4.0", 11)
+        assert f"calico-node is not running on this host: {tmp_path}/cni.sock" in error["msg"]
 
 
 def test_errors_are_printed_as_the_specification_says(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -128,8 +130,32 @@ def test_a_static_neighbour_is_permanent(netns: int) -> None:
         asyncio.run(set_static_neighbour("absent", "10.65.0.1", "02:00:00:00:00:01", netns=netns))
 
 
-def test_flushing_what_is_not_tracked_is_no_error(netns: int) -> None:
-    assert flush_conntrack([rtnetlink.pack_address("10.65.0.1"), rtnetlink.pack_address("fd00::1")], netns=netns) == 0
+def _tracked(netns: int) -> int:
+    """How many connection-tracking entries the namespace has."""
+    with netlink.NetlinkSocket(netlink.NETLINK_NETFILTER, netns=netns) as sock:
+        return len(sock.dump_now(netlink.message(1 << 8 | 1, 0, bytes((2, 0, 0, 0)))))
+
+
+def test_conntrack_entries_of_an_address_go_and_others_stay(netns: int) -> None:
+    ip(netns, "addr add 10.65.0.1/32 dev lo;addr add 10.65.0.2/32 dev lo;addr add 10.65.0.3/32 dev lo")
+    rules = "table ip r4 { chain output { type filter hook output priority 0; ct state new accept; }; }"
+    nft = ["nsenter", f"--net=/proc/{os.getpid()}/fd/{netns}", "nft", "-f", "-"]
+    subprocess.run(nft, input=rules.encode(), check=True, timeout=10)
+
+    def talk() -> None:
+        for source, target in (("10.65.0.1", "10.65.0.3"), ("10.65.0.3", "10.65.0.1"), ("10.65.0.2", "10.65.0.3")):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                sock.bind((source, 0))
+                sock.sendto(b"x", (target, 9))
+
+    namespaces.call_in_netns(netns, talk)
+    before = _tracked(netns)
+    assert before >= 3
+    assert flush_conntrack([rtnetlink.pack_address("10.65.0.1")], netns=netns) == 2
+    assert _tracked(netns) == before - 2
+    many = [rtnetlink.pack_address(f"10.65.1.{n}") for n in range(40)] + [rtnetlink.pack_address("10.65.0.2")]
+    assert flush_conntrack(many, netns=netns) == 1
+    assert flush_conntrack([rtnetlink.pack_address("fd00::1")], netns=netns) == 0
 
 
 def test_namespaces_are_made_named_and_entered(tmp_path: Path) -> None:
