@@ -11,7 +11,7 @@ import copy
 import enum
 import logging
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
@@ -124,7 +124,7 @@ class Client:
                 return ResourceList(tuple(items), revision)
             after = page.kvs[-1].key
 
-    async def watch(self, kind: str, revision: int = 0, namespace: str = "") -> AsyncIterator[ResourceEvent]:
+    async def watch(self, kind: str, revision: int = 0, namespace: str = "") -> AsyncGenerator[ResourceEvent, None]:
         """Changes after ``revision``; 0 first lists everything as ADDED.  Raises ``Compacted`` and
         ``DatastoreError``: the caller lists again, or watches again from the last revision it saw."""
         if not revision:

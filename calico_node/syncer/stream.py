@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 
 from calico_node.datastores.client import Client
@@ -107,7 +107,7 @@ class _Stream:
 
     # The consumer's side
 
-    async def batches(self) -> AsyncIterator[SyncBatch]:
+    async def batches(self) -> AsyncGenerator[SyncBatch, None]:
         status, revision = SyncStatus.WAIT_FOR_DATASTORE, 0
         yield SyncBatch(status, revision)
         while True:
@@ -229,7 +229,7 @@ async def stream(
     node_name: str,
     on_rejected: OnRejected | None = None,
     clock: Callable[[], float] = time.monotonic,
-) -> AsyncIterator[SyncBatch]:
+) -> AsyncGenerator[SyncBatch, None]:
     """The updates that a consumer of ``kind`` on ``node_name`` needs, deduplicated, from the whole state on.
 
     The first batches carry everything that is stored, then comes one with status IN_SYNC; from then on each batch

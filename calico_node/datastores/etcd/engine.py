@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import grpc  # type: ignore[import-untyped]
@@ -161,7 +161,7 @@ class EtcdEngine:
         )
         return (_key_value(answer.prev_kvs[0]) if answer.prev_kvs else None), answer.header.revision
 
-    async def watch(self, prefix: str, *, start_revision: int) -> AsyncIterator[WatchBatch]:
+    async def watch(self, prefix: str, *, start_revision: int) -> AsyncGenerator[WatchBatch, None]:
         key = prefix.encode()
         request = rpc_pb2.WatchCreateRequest(
             key=key or b"\0",
@@ -186,7 +186,7 @@ class EtcdEngine:
         finally:
             stream.cancel()
 
-    async def _read_watch(self, stream: Any, revision: int) -> AsyncIterator[WatchBatch]:
+    async def _read_watch(self, stream: Any, revision: int) -> AsyncGenerator[WatchBatch, None]:
         """Batches with a revision above ``revision``, and progress answers when nothing else comes.
 
         etcd before 3.4.25 and 3.5.8 answers a progress request with the store's revision at once, ahead of events

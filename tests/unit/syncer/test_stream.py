@@ -1,0 +1,265 @@
+"""The stream as its consumer sees it: the whole state, then changes; through losses, compaction and slowness."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from calico_node.datastores.client import Client
+from calico_node.datastores.embedded import EmbeddedEngine
+from calico_node.datastores.kv import KVEngine, WatchBatch
+from calico_node.errors import DatastoreError
+from calico_node.model import IPPoolKey, Key, NetworkSetKey, SyncBatch, SyncStatus, TierKey, Update
+from calico_node.resources import from_dict
+from calico_node.syncer import SyncerKind, stream
+from calico_node.syncer import stream as stream_function
+from calico_node.syncer.stream import BATCH, Buffer
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+async def client(tmp_path: Path) -> AsyncIterator[Client]:
+    engine = await EmbeddedEngine.open(tmp_path / "datastore.db")
+    yield Client(engine)
+    await engine.close()
+
+
+def network_set(name: str, *nets: str) -> Any:
+    document = {"kind": "GlobalNetworkSet", "metadata": {"name": name}, "spec": {"nets": list(nets)}}
+    return from_dict({"apiVersion": "projectcalico.org/v3", **document})
+
+
+class Consumer:
+    """Applies batches, and notes statuses."""
+
+    def __init__(self, source: AsyncIterator[SyncBatch]) -> None:
+        self.source = source
+        self.values: dict[Key, object] = {}
+        self.statuses: list[SyncStatus] = []
+        self.revision = 0
+
+    async def until(self, revision: int) -> None:
+        """Apply until in sync at ``revision``."""
+        async with asyncio.timeout(10):
+            while self.revision < revision or self.statuses[-1:] != [SyncStatus.IN_SYNC]:
+                self.apply(await anext(self.source))
+
+    def apply(self, batch: SyncBatch) -> None:
+        assert len(batch.updates) <= BATCH
+        assert len({update.key for update in batch.updates}) == len(batch.updates)
+        if not self.statuses or self.statuses[-1] is not batch.status:
+            self.statuses.append(batch.status)
+        self.revision = batch.revision
+        for update in batch.updates:
+            if update.value is None:
+                self.values.pop(update.key, None)
+            else:
+                self.values[update.key] = update.value
+
+
+async def test_the_whole_state_then_in_sync_then_changes(client: Client) -> None:
+    await client.ensure_initialized()
+    async with aclosing(stream(client, SyncerKind.FELIX, node_name="n1")) as source:
+        consumer = Consumer(source)
+        await consumer.until(5)
+        assert consumer.statuses == [
+            SyncStatus.WAIT_FOR_DATASTORE, SyncStatus.RESYNC_IN_PROGRESS, SyncStatus.IN_SYNC,
+        ]  # fmt: skip
+        assert {key.name for key in consumer.values if isinstance(key, TierKey)} == {
+            "default", "kube-admin", "kube-baseline",
+        }  # fmt: skip
+        made = await client.create(network_set("a", "10.0.0.0/8"))
+        await consumer.until(int(made.metadata.resource_version))
+        assert NetworkSetKey("a") in consumer.values
+        await client.delete("GlobalNetworkSet", "a")
+        await consumer.until(int(made.metadata.resource_version) + 1)
+        assert NetworkSetKey("a") not in consumer.values
+
+
+async def test_progress_arrives_when_nothing_relevant_changed(client: Client) -> None:
+    async with aclosing(stream(client, SyncerKind.BGP, node_name="n1")) as source:
+        consumer = Consumer(source)
+        await consumer.until(1)
+        delays = []
+        for _ in range(10):
+            revision = await client.kv.put("/calico/elsewhere", b"x")
+            started = time.monotonic()
+            await consumer.until(revision)
+            delays.append(time.monotonic() - started)
+        assert sorted(delays)[5] < 0.05
+
+
+async def test_a_slow_consumer_gets_the_last_value_only(client: Client) -> None:
+    async with aclosing(stream(client, SyncerKind.FELIX, node_name="n1")) as source:
+        consumer = Consumer(source)
+        await consumer.until(1)
+        for last in range(20):
+            stored = await client.apply(network_set("a", f"10.{last}.0.0/16"))
+            await client.apply(network_set("gone", "10.0.0.0/8"))
+            await client.delete("GlobalNetworkSet", "gone")
+        await asyncio.sleep(0.2)
+        batch = await anext(source)
+        assert [update.key for update in batch.updates] == [NetworkSetKey("a")]
+        assert batch.updates[0].value.nets == ("10.19.0.0/16",)  # type: ignore[union-attr]
+        assert batch.revision >= int(stored.metadata.resource_version)
+
+
+async def test_large_states_come_in_slices(client: Client) -> None:
+    await asyncio.gather(*(client.create(network_set(f"s{number}", "10.0.0.0/8")) for number in range(1500)))
+    async with aclosing(stream(client, SyncerKind.FELIX, node_name="n1")) as source:
+        consumer = Consumer(source)
+        await consumer.until(1501)
+        assert len([key for key in consumer.values if isinstance(key, NetworkSetKey)]) == 1500
+
+
+async def test_compaction_while_away_leads_to_a_new_list(client: Client) -> None:
+    flaky = Flaky(client.kv)
+    kept, gone, new = (network_set(name, "10.0.0.0/8") for name in ("kept", "gone", "new"))
+    await client.create(kept)
+    await client.create(gone)
+    async with aclosing(stream(Client(flaky), SyncerKind.FELIX, node_name="n1")) as source:
+        consumer = Consumer(source)
+        await consumer.until(3)
+        flaky.fail()
+        await client.delete("GlobalNetworkSet", "gone")
+        made = await client.create(new)
+        await client.kv.compact(int(made.metadata.resource_version))
+        flaky.heal()
+        await consumer.until(int(made.metadata.resource_version))
+        assert {key.name for key in consumer.values if isinstance(key, NetworkSetKey)} == {"kept", "new"}
+
+
+async def test_a_lost_datastore_is_waited_for_in_silence(client: Client) -> None:
+    flaky = Flaky(client.kv)
+    await client.create(network_set("a", "10.0.0.0/8"))
+    async with aclosing(stream(Client(flaky), SyncerKind.FELIX, node_name="n1")) as source:
+        consumer = Consumer(source)
+        await consumer.until(2)
+        flaky.fail()
+        made = await client.create(network_set("b", "10.0.0.0/8"))
+        await asyncio.sleep(0.3)
+        flaky.heal()
+        await consumer.until(int(made.metadata.resource_version))
+        assert consumer.statuses[-1:] == [SyncStatus.IN_SYNC]
+        assert consumer.statuses.count(SyncStatus.IN_SYNC) == 1  # never left it
+        assert NetworkSetKey("b") in consumer.values
+
+
+async def test_a_long_loss_shows_in_the_status_and_keeps_the_state(client: Client) -> None:
+    flaky = Flaky(client.kv)
+    now = [0.0]
+    await client.create(network_set("a", "10.0.0.0/8"))
+    source = stream_function(Client(flaky), SyncerKind.FELIX, node_name="n1", clock=lambda: now[0])
+    async with aclosing(source):
+        consumer = Consumer(source)
+        await consumer.until(2)
+        now[0] = 1000.0
+        flaky.fail()
+        while consumer.statuses[-1] is not SyncStatus.WAIT_FOR_DATASTORE:
+            consumer.apply(await asyncio.wait_for(anext(source), 5))
+        assert NetworkSetKey("a") in consumer.values
+        flaky.heal()
+        await consumer.until(2)
+
+
+async def test_a_datastore_that_is_not_there_yet(client: Client) -> None:
+    flaky = Flaky(client.kv)
+    flaky.fail()
+    await client.create(network_set("a", "10.0.0.0/8"))
+    async with aclosing(stream(Client(flaky), SyncerKind.FELIX, node_name="n1")) as source:
+        assert (await anext(source)).status is SyncStatus.WAIT_FOR_DATASTORE
+        flaky.heal()
+        consumer = Consumer(source)
+        await consumer.until(2)
+        assert NetworkSetKey("a") in consumer.values
+
+
+async def test_an_invalid_object_is_reported_and_left_out(client: Client) -> None:
+    rejected: dict[str, str | None] = {}
+    key = "/calico/resources/v3/projectcalico.org/ippools/p"
+    await client.kv.put(key, b'{"kind":"IPPool","metadata":{"name":"p"},"spec":{"cidr":"nonsense"}}')
+    source = stream(client, SyncerKind.BGP, node_name="n1", on_rejected=rejected.__setitem__)
+    async with aclosing(source):
+        consumer = Consumer(source)
+        await consumer.until(2)
+        assert not [k for k in consumer.values if isinstance(k, IPPoolKey)]
+        assert "nonsense" in str(rejected["IPPool(p)"])
+        await client.kv.delete(key)
+        await consumer.until(3)
+        assert rejected == {"IPPool(p)": None}
+
+
+class Flaky:
+    """An engine whose calls and watches fail while it is told to."""
+
+    def __init__(self, engine: KVEngine) -> None:
+        self._engine = engine
+        self._broken = asyncio.Event()
+        self._whole = asyncio.Event()
+        self._whole.set()
+
+    def fail(self) -> None:
+        self._whole.clear()
+        self._broken.set()
+
+    def heal(self) -> None:
+        self._broken.clear()
+        self._whole.set()
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._engine, name)
+
+        async def call(*arguments: Any, **named: Any) -> Any:
+            if self._broken.is_set():
+                raise DatastoreError("away")
+            return await method(*arguments, **named)
+
+        return call
+
+    async def watch(self, prefix: str, *, start_revision: int) -> AsyncIterator[WatchBatch]:
+        async with aclosing(self._engine.watch(prefix, start_revision=start_revision)) as inner:  # type: ignore[type-var]
+            while True:
+                following = asyncio.ensure_future(anext(inner))
+                broken = asyncio.ensure_future(self._broken.wait())
+                try:
+                    await asyncio.wait({following, broken}, return_when=asyncio.FIRST_COMPLETED)
+                    if broken.done():
+                        raise DatastoreError("away")
+                    batch = following.result()
+                finally:
+                    following.cancel()
+                    broken.cancel()
+                    await asyncio.gather(following, broken, return_exceptions=True)
+                yield batch
+
+
+def test_the_buffer_collapses_and_cancels() -> None:
+    buffer = Buffer()
+    a, b, c = (NetworkSetKey(name) for name in "abc")
+    buffer.put(a, 1, 1)
+    buffer.put(a, 2, 2)
+    buffer.put(b, 1, 3)
+    buffer.put(b, None, 4)  # never seen: nothing to say
+    assert buffer.take(10) == (Update(a, 2, 2),)
+    buffer.put(a, 3, 5)
+    buffer.put(a, 2, 6)  # back to what was delivered
+    assert buffer.take(10) == ()
+    buffer.put(a, None, 7)
+    buffer.put(c, None, 7)
+    assert buffer.take(10) == (Update(a, None, 7),)
+    buffer.put(a, 1, 8)
+    buffer.put(b, 1, 8)
+    assert [update.key for update in buffer.take(1)] == [a]
+    assert len(buffer) == 1
