@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from calico_node.calicoctl import manifests
 from calico_node.calicoctl.config import load_settings
-from calico_node.calicoctl.manifests import DEFAULT_NAMESPACE, InputError, Manifest
+from calico_node.calicoctl.manifests import DEFAULT_AS_NUMBER, DEFAULT_NAMESPACE, InputError, Manifest
 from calico_node.errors import (
     CalicoError,
     OperationNotSupported,
@@ -145,6 +145,77 @@ def delete(options: Options) -> int:
     return asyncio.run(run())
 
 
+def patch(options: Options) -> int:
+    """Merge a JSON or YAML text into a stored resource: null removes, lists are replaced."""
+    from calico_node.resources import from_dict, load_documents, to_dict
+
+    (kind, name, namespace), *_ = _targets({**options, "names": (options["name"],)}, required_names=True)
+    refuse_read_only_name("replace", kind, name, namespace)
+    documents = load_documents(options["patch"], "patch")
+    change = documents[0].data if len(documents) == 1 else None
+    if not isinstance(change, dict):
+        raise InputError("the patch must be an object, in JSON or YAML")
+
+    async def run() -> None:
+        async with _client(options) as client:
+            stored = await client.get(kind, name, namespace)
+            patched = from_dict(_merge(to_dict(stored), change), origin="after the patch")
+            for part in ("name", "namespace"):
+                if getattr(patched.metadata, part) != getattr(stored.metadata, part):
+                    raise InputError(f"metadata.{part} cannot be changed by a patch")
+            await client.update(patched)
+
+    asyncio.run(run())
+    print(f"Successfully patched 1 '{kind}' resource")
+    return 0
+
+
+def _merge(old: Any, change: Any) -> Any:
+    """RFC 7396: objects merge by member, null removes, everything else replaces."""
+    if not isinstance(change, dict):
+        return change
+    merged = dict(old) if isinstance(old, dict) else {}
+    for name, value in change.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = _merge(merged.get(name), value)
+    return merged
+
+
+def label(options: Options) -> int:
+    """Set, change or remove one label."""
+    (kind, name, namespace), *_ = _targets({**options, "names": (options["name"],)}, required_names=True)
+    refuse_read_only_name("replace", kind, name, namespace)
+    key, equals, value = options["label"].partition("=")
+    if bool(equals) == options["remove"]:
+        raise InputError("give key=value, or key with --remove")
+
+    async def run() -> str:
+        async with _client(options) as client:
+            stored = await client.get(kind, name, namespace)
+            labels = stored.metadata.labels
+            present = key in labels
+            if options["remove"]:
+                if not present:
+                    raise CalicoError(f"cannot remove label of {kind} {name}, key {key} does not exist")
+                del labels[key]
+                done = f"removed label {key} from"
+            else:
+                if present and labels[key] != value and not options["overwrite"]:
+                    raise CalicoError(
+                        f"failed to update label of {kind} {name}, key {key} is already present. "
+                        "please use '--overwrite' to set a new value"
+                    )
+                labels[key] = value
+                done = f"updated label {key} on" if present else f"set label {key} on"
+            await client.update(stored)
+            return done
+
+    print(f"Successfully {asyncio.run(run())} {kind} {name}")
+    return 0
+
+
 def validate(options: Options) -> int:
     items = _read_input(options)
     if items:
@@ -168,18 +239,20 @@ def get(options: Options) -> int:
         raise InputError("--export needs the NAME of a resource")
     targets = [] if listing_of else _targets(options, required_names=False)
 
-    async def run() -> tuple[list[Any], list[CalicoError]]:
+    async def run() -> tuple[list[Any], list[CalicoError], int]:
         async with _client(options) as client:
             if listing_of:
-                return [await _list(client, listing_of, options)], []
-            return await _get_each(client, targets)
+                listing = await _list(client, listing_of, options)
+                return [listing], [], await _cluster_as_number(client)
+            found, errors = await _get_each(client, targets)
+            return found, errors, await _cluster_as_number(client)
 
-    results, errors = asyncio.run(run())
+    results, errors, as_number = asyncio.run(run())
     if options["export"]:
         results = [_exported(result) for result in results]
     if results:
         namespace = bool(options["all_namespaces"] or options["namespace"])
-        sys.stdout.write(output.render(results, format_, namespace=namespace))
+        sys.stdout.write(output.render(results, format_, namespace=namespace, as_number=as_number))
         sys.stdout.flush()
     for error in errors:
         print(error, file=sys.stderr)
@@ -220,6 +293,15 @@ async def _get_each(client: Client, targets: Sequence[tuple[str, str, str]]) -> 
         except CalicoError as error:
             errors.append(error)
     return found, errors
+
+
+async def _cluster_as_number(client: Client) -> int:
+    """The AS number of nodes without one of their own."""
+    try:
+        number = (await client.get("BGPConfiguration", "default")).spec.as_number
+    except CalicoError:
+        number = None
+    return DEFAULT_AS_NUMBER if number is None else int(number)
 
 
 def _exported(resource: Any) -> Any:
@@ -297,7 +379,7 @@ def find_kind(name: str) -> KindInfo:
 
 def _targets(options: Options, *, required_names: bool) -> list[tuple[str, str, str]]:
     """Kind, name and namespace of every resource that the command is about."""
-    if options["filename"]:
+    if options.get("filename"):
         if options["kind"]:
             raise InputError("give either -f or KIND and NAME")
         items = manifests.read(

@@ -61,12 +61,17 @@ def cli(ctx: click.Context, /, **options: Any) -> None:
 
 
 def _run(context: click.Context, name: str, options: dict[str, Any]) -> None:
+    import logging
+
     from calico_node.calicoctl import commands
 
     outer = context.obj or {}
     for key, default in (("log_level", "panic"), ("context", ""), ("allow_version_mismatch", False)):
         if options[key] == default:
             options[key] = outer.get(key, default)
+    level = {"warn": "WARNING", "warning": "WARNING"}.get(options["log_level"].lower(), options["log_level"].upper())
+    if level in ("ERROR", "WARNING", "INFO", "DEBUG"):
+        logging.basicConfig(level=level)
     status = getattr(commands, name)(options)
     if status:
         context.exit(status)
@@ -143,6 +148,33 @@ def delete(ctx: click.Context, /, **options: Any) -> None:
 def get(ctx: click.Context, /, **options: Any) -> None:
     """Show resources, by file or by KIND and perhaps NAME."""
     _run(ctx, "get", options)
+
+
+@cli.command()
+@click.argument("kind")
+@click.argument("name")
+@click.option("-p", "--patch", required=True, help="What to merge into the resource, as JSON or YAML.")
+@click.option("-t", "--type", "patch_type", default="strategic", help="Accepted; a patch is always merged.")
+@_namespace_option
+@_global_options
+@click.pass_context
+def patch(ctx: click.Context, /, **options: Any) -> None:
+    """Change a part of a resource: null removes a field, lists are replaced."""
+    _run(ctx, "patch", options)
+
+
+@cli.command()
+@click.argument("kind")
+@click.argument("name")
+@click.argument("label")
+@click.option("--overwrite", is_flag=True, help="Change the value of a label that is there.")
+@click.option("--remove", is_flag=True, help="Remove the label.")
+@_namespace_option
+@_global_options
+@click.pass_context
+def label(ctx: click.Context, /, **options: Any) -> None:
+    """Set KEY=VALUE as a label of a resource, or remove KEY."""
+    _run(ctx, "label", options)
 
 
 @cli.command()

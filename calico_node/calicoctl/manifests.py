@@ -14,6 +14,7 @@ from calico_node.resources import validate as validate_resource
 
 SUFFIXES = (".yaml", ".yml", ".json")
 DEFAULT_NAMESPACE = "default"
+DEFAULT_AS_NUMBER = 64512
 
 
 class InputError(CalicoError):

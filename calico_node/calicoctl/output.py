@@ -8,7 +8,7 @@ from typing import Any
 from attrs import frozen
 
 from calico_node.calicoctl import tables
-from calico_node.calicoctl.manifests import InputError
+from calico_node.calicoctl.manifests import DEFAULT_AS_NUMBER, InputError
 from calico_node.resources import API_VERSION, KINDS, Resource, escape_json, to_dict
 
 FORMATS = ("ps", "wide", "yaml", "yml", "json", "name", "custom-columns=<HEADING>[,<HEADING>…]")
@@ -43,8 +43,17 @@ class Format:
         raise InputError(f"unrecognized output format '{text}': valid values are {', '.join(FORMATS)}")
 
 
-def render(results: Sequence[Resource | Listing], format_: Format, *, namespace: bool = False) -> str:
-    """The text of all results; one is written bare, several as a list.  ``namespace`` adds the NAMESPACE column."""
+def render(
+    results: Sequence[Resource | Listing],
+    format_: Format,
+    *,
+    namespace: bool = False,
+    as_number: int = DEFAULT_AS_NUMBER,
+) -> str:
+    """The text of all results; one is written bare, several as a list.
+
+    In tables ``namespace`` adds the NAMESPACE column, and ``as_number`` is what nodes without one of their own have.
+    """
     if format_.name == "json":
         return _json(_data(results))
     if format_.name == "yaml":
@@ -52,14 +61,14 @@ def render(results: Sequence[Resource | Listing], format_: Format, *, namespace:
     groups = _by_kind(results)
     if format_.name == "name":
         return "".join(f"{_reference(item)}\n" for _, items in groups for item in items)
-    if format_.columns:
-        return "".join(
-            tables.table(kind, items, tables.check_headings(kind, format_.columns)) for kind, items in groups
-        )
-    wide = format_.name == "wide"
-    return "".join(
-        tables.table(kind, items, tables.headings(kind, wide=wide), namespace=namespace) for kind, items in groups
-    )
+    text = ""
+    for kind, items in groups:
+        if format_.columns:
+            columns, with_namespace = tables.check_headings(kind, format_.columns), False
+        else:
+            columns, with_namespace = tables.headings(kind, wide=format_.name == "wide"), namespace
+        text += tables.table(kind, items, columns, namespace=with_namespace, as_number=as_number)
+    return text
 
 
 def _reference(resource: Resource) -> str:

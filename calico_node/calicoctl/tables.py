@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from calico_node.calicoctl.manifests import InputError
+from calico_node.calicoctl.manifests import DEFAULT_AS_NUMBER, InputError
 from calico_node.resources import KINDS
 from calico_node.resources.structure import write_float
 
 Column: TypeAlias = Callable[[Any], str]
 
-DEFAULT_AS_NUMBER = 64512
 _MIN_WIDTH = 5
 _PADDING = 3
 _CUT = 80
@@ -73,6 +72,12 @@ def _text(path: str) -> Column:
 
 def _peer_node(peer: Any) -> str:
     return peer.spec.node or peer.spec.node_selector or "(global)"
+
+
+def _node_as_number(node: Any, cluster: int) -> str:
+    """The number that the cluster gives a node without one of its own stands in parentheses."""
+    own = node.spec.bgp.as_number if node.spec.bgp else None
+    return f"({cluster})" if own is None else str(own)
 
 
 _NAME: dict[str, Column] = {"NAME": lambda resource: resource.metadata.name}
@@ -146,12 +151,7 @@ COLUMNS: dict[str, dict[str, Column]] = {
     "NetworkSet": _SET,
     "Node": {
         **_NAME,
-        # The number that the cluster gives a node without one of its own stands in parentheses.
-        "ASN": lambda node: (
-            str(node.spec.bgp.as_number)
-            if node.spec.bgp and node.spec.bgp.as_number is not None
-            else f"({DEFAULT_AS_NUMBER})"
-        ),
+        "ASN": lambda node: _node_as_number(node, DEFAULT_AS_NUMBER),
         "IPV4": _text("spec.bgp.ipv4_address"),
         "IPV6": _text("spec.bgp.ipv6_address"),
     },
@@ -209,10 +209,19 @@ def check_headings(kind: str, wanted: Sequence[str]) -> tuple[str, ...]:
     return columns
 
 
-def table(kind: str, resources: Iterable[Any], columns: Sequence[str], *, namespace: bool = False) -> str:
-    """The table of resources of one kind, with a blank line after it."""
+def table(
+    kind: str,
+    resources: Iterable[Any],
+    columns: Sequence[str],
+    *,
+    namespace: bool = False,
+    as_number: int = DEFAULT_AS_NUMBER,
+) -> str:
+    """The table of resources of one kind, with a blank line after it; ``as_number`` is the cluster's."""
     wanted = ("NAMESPACE", *columns) if namespace and KINDS[kind].namespaced else tuple(columns)
     known: dict[str, Column] = {"NAMESPACE": lambda resource: resource.metadata.namespace, **COLUMNS[kind]}
+    if kind == "Node":
+        known["ASN"] = lambda node: _node_as_number(node, as_number)
     rows = [wanted, *(tuple(known[heading](resource) for heading in wanted) for resource in resources)]
     widths = [max(_MIN_WIDTH, *(len(row[index]) + _PADDING for row in rows)) for index in range(len(wanted))]
     lines = ("".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)

@@ -21,7 +21,15 @@ MAX_DEPTH = 100
 
 _PATH_STEP = re.compile(r"\[(\d+)\]|([^.\[\]]+)")
 _SELECTOR_FIELDS = frozenset(
-    ("selector", "notSelector", "namespaceSelector", "serviceAccountSelector", "nodeSelector")
+    (
+        "selector",
+        "notSelector",
+        "namespaceSelector",
+        "serviceAccountSelector",
+        "nodeSelector",
+        "peerSelector",
+        "localWorkloadSelector",
+    )
 )
 
 

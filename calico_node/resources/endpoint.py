@@ -110,7 +110,7 @@ class WorkloadEndpointPort(Struct):
     protocol: str | int = req(codec=PROTOCOL, check=check_protocol)
     port: int = req(check=_PORT_NUMBER, default=0)
     host_port: int = opt(check=checks.between(0, 65535), default=0, always=True)
-    host_ip: str = opt("hostIP", default="", always=True)
+    host_ip: str = opt("hostIP", checks.ip, default="", always=True)
 
 
 @define(kw_only=True)

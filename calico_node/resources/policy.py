@@ -42,12 +42,12 @@ class EntityRule(Struct):
     """One side of a rule; all criteria present must hold."""
 
     nets: list[str] = lst(each=checks.strict_cidr, limit=MAX_NETS)
-    selector: str | None = opt(check=_SELECTOR)
+    selector: str | None = opt(check=checks.scoped_selector)
     namespace_selector: str | None = opt(check=checks.namespace_selector)
     services: ServiceMatch | None = opt()
     ports: list[str | int] = lst(each=check_port, codec=PORT, limit=MAX_PORTS)
     not_nets: list[str] = lst(each=checks.strict_cidr, limit=MAX_NETS)
-    not_selector: str | None = opt(check=_SELECTOR)
+    not_selector: str | None = opt(check=checks.scoped_selector)
     not_ports: list[str | int] = lst(each=check_port, codec=PORT, limit=MAX_PORTS)
     service_accounts: ServiceAccountMatch | None = opt()
 
@@ -113,7 +113,7 @@ class PolicySpec(Struct):
 
 @define(kw_only=True)
 class NetworkPolicySpec(PolicySpec):
-    service_account_selector: str | None = opt(check=_SELECTOR)
+    service_account_selector: str | None = opt(check=checks.scoped_selector)
     performance_hints: list[str] = lst(each=_HINTS)
 
 
@@ -122,8 +122,8 @@ class GlobalNetworkPolicySpec(PolicySpec):
     do_not_track: bool | None = opt(zero=True)
     pre_dnat: bool | None = opt("preDNAT", zero=True)
     apply_on_forward: bool | None = opt(zero=True)
-    service_account_selector: str | None = opt(check=_SELECTOR)
-    namespace_selector: str | None = opt(check=_SELECTOR)
+    service_account_selector: str | None = opt(check=checks.scoped_selector)
+    namespace_selector: str | None = opt(check=checks.scoped_selector)
     performance_hints: list[str] = lst(each=_HINTS)
 
 

@@ -136,6 +136,10 @@ def test_tables(run: Run) -> None:
         [],
     ]
     assert run("get", "node", "-o", "wide").lines()[1] == ["node1", "(64512)", "10.0.0.1/24"]
+    head = "kind: BGPConfiguration, apiVersion: projectcalico.org/v3, metadata: {name: default}"
+    config = f"{{{head}, spec: {{asNumber: 65001}}}}"
+    run("apply", "-f", "bgp.yaml", files={"bgp.yaml": config})
+    assert run("get", "node", "node1", "-o", "custom-columns=ASN").lines()[1] == ["(65001)"]
     assert run("get", "tiers").lines()[:2] == [["NAME", "ORDER"], ["kube-admin", "1000"]]
     assert run("get", "ippool", "-o", "custom-columns=cidr,NAME").lines()[1] == ["192.168.0.0/16", "pool"]
     assert run("get", "ippool", "-o", "name").out == "ippool/pool\n"
@@ -304,6 +308,51 @@ def test_config_file(run: Run, tmp_path: Path) -> None:
         bad = run("get", "nodes", "-c", "c.cfg", files={"c.cfg": text})
         assert bad.status == 1
         assert reason in bad.err
+
+
+def test_patch_merges_and_checks(run: Run) -> None:
+    run("apply", "-f", "p.yaml", files={"p.yaml": POLICY})
+    patch = '{"spec": {"order": null, "types": ["Egress"], "ingress": [{"action": "Deny"}]}}'
+    patched = run("patch", "np", "web", "-n", "prod", "-p", patch)
+    assert (patched.out, patched.status) == ("Successfully patched 1 'NetworkPolicy' resource\n", 0)
+    spec = yaml.safe_load(run("get", "np", "web", "-n", "prod", "-o", "yaml").out)["spec"]
+    assert spec == {
+        "ingress": [{"action": "Deny"}],
+        "selector": "app == 'web'",
+        "tier": "default",
+        "types": ["Egress"],
+    }
+    for text, reason in (
+        ("spec: {colour: red}", "NetworkPolicy(prod/web): spec.colour: field in document is not recognized"),
+        ("spec: {selector: x}", "invalid selector at position 1"),
+        ("metadata: {name: other}", "cannot be changed by a patch"),
+        ("[]", "must be an object"),
+        ("{", "malformed YAML"),
+    ):
+        refused = run("patch", "np", "web", "-n", "prod", "-p", text)
+        assert refused.status == 1
+        assert reason in refused.err
+
+
+def test_label(run: Run) -> None:
+    run("apply", "-f", "node.yaml", files={"node.yaml": NODE})
+    assert run("label", "node", "node1", "rack=a").out == "Successfully set label rack on Node node1\n"
+    again = run("label", "node", "node1", "rack=b")
+    assert again.status == 1
+    assert again.err == (
+        "failed to update label of Node node1, key rack is already present. "
+        "please use '--overwrite' to set a new value\n"
+    )
+    changed = run("label", "node", "node1", "rack=b", "--overwrite")
+    assert changed.out == "Successfully updated label rack on Node node1\n"
+    assert yaml.safe_load(run("get", "node", "node1", "-o", "yaml").out)["metadata"]["labels"] == {"rack": "b"}
+    assert (
+        run("label", "node", "node1", "rack", "--remove").out == "Successfully removed label rack from Node node1\n"
+    )
+    gone = run("label", "node", "node1", "rack", "--remove")
+    assert gone.err == "cannot remove label of Node node1, key rack does not exist\n"
+    assert "is not a valid label value" in run("label", "node", "node1", "rack=a b").err
+    assert "key=value" in run("label", "node", "node1", "rack").err
 
 
 def test_version(run: Run) -> None:
