@@ -17,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from attrs import frozen
+
 from calico_node.datastores.embedded.files import FileLock, Notifier, check_filesystem
 from calico_node.datastores.embedded.store import Clock, Store, check_operations
 from calico_node.datastores.kv import Compare, Delete, KeyValue, Operation, Put, RangeResult, TxnResult, WatchBatch
@@ -29,6 +31,15 @@ WATCH_EVENTS = 1000
 _GROUP = 64
 _LOOK_PERIOD = 1.0
 _POLL_PERIOD = 0.02
+
+
+@frozen(eq=False)
+class _Tail:
+    """A read of all events from ``start`` on, made while ``changed`` was the event to wait for."""
+
+    start: int
+    changed: asyncio.Event
+    reading: asyncio.Future[WatchBatch]
 
 
 class EmbeddedEngine:
@@ -47,6 +58,8 @@ class EmbeddedEngine:
         self._flushing = False
         self._changed = asyncio.Event()
         self._data_version = 0
+        self._head = 0
+        self._tail: _Tail | None = None
         self._closed = False
         self._lock: FileLock
         self._notifier: Notifier
@@ -95,6 +108,8 @@ class EmbeddedEngine:
             ) from None
 
     def _open_stores(self) -> None:
+        self._head = 0
+        self._tail = None
         self._writer = Store(self.path, writable=True, clock=self._clock)
         try:
             self._reader = Store(self.path, writable=False, clock=self._clock)
@@ -279,13 +294,30 @@ class EmbeddedEngine:
             if self._reader.id != store_id:
                 # Another database took the file's place: its revisions mean nothing to this watch.
                 raise Compacted(0)
-            start = revision + 1
-            batch = await self._read(lambda store, start=start: store.events(prefix, start, WATCH_EVENTS))  # type: ignore[misc]
+            batch = await self._events(prefix, revision + 1, changed)
             if batch.revision > revision:
                 revision = batch.revision
                 yield batch
             else:
                 await changed.wait()
+
+    async def _events(self, prefix: str, start: int, changed: asyncio.Event) -> WatchBatch:
+        """What a watch has to be told from ``start`` on.
+
+        Watches that have caught up all ask from the same revision when a commit wakes them: they share one read.
+        ``changed`` was taken before asking; a commit that the shared read did not see will still set it.
+        """
+        tail = self._tail
+        if tail is None or tail.start != start or tail.changed is not changed:
+            if start != self._head + 1:
+                batch = await self._read(lambda store: store.events(prefix, start, WATCH_EVENTS))
+                self._head = max(self._head, batch.revision)
+                return batch
+            reading = asyncio.ensure_future(self._read(lambda store: store.events("", start, WATCH_EVENTS)))
+            tail = self._tail = _Tail(start, changed, reading)
+        batch = await asyncio.shield(tail.reading)
+        self._head = max(self._head, batch.revision)
+        return WatchBatch(batch.revision, tuple(event for event in batch.events if event.kv.key.startswith(prefix)))
 
     async def grant(self, ttl: int) -> int:
         return await self._write(lambda store: store.grant(ttl))
