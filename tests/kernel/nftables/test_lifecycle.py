@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import threading
+import time
+
 import pytest
 
 from calico_node.dataplanes.contract import (
     ActivePolicyRemove,
+    ConfigUpdate,
     DataplaneRule,
     HostEndpointUpdate,
     InSync,
@@ -256,3 +262,69 @@ def test_small_send_buffer_cuts_batches_that_each_stand_alone(world, pods, drive
     driver.apply(shrunk)
     assert tcp(a, B, 80)
     assert "10.100.0.0/16" in world.nft("list set ip calico cali40s-x")
+
+
+class Traffic:
+    """A datagram each millisecond to an allowed and to a denied port, while the test changes things."""
+
+    def __init__(self, source: Place, target: Place, allowed: int, denied: int) -> None:
+        self.ports = (allowed, denied)
+        self.target = target
+        self.receivers = [target.socket(socket.SOCK_DGRAM) for _ in self.ports]
+        for receiver, port in zip(self.receivers, self.ports, strict=True):
+            receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+            receiver.bind(("", port))
+            receiver.setblocking(False)
+        self.source = source
+        self.sent = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            for port in self.ports:
+                # a new flow each time, so that conntrack lets none through unasked
+                with self.source.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
+                    sender.sendto(b"x", (self.target.address, port))
+            self.sent += 1
+            time.sleep(0.001)
+
+    def __enter__(self) -> Traffic:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def received(self) -> tuple[int, int]:
+        counts = []
+        for receiver in self.receivers:
+            count = 0
+            with contextlib.suppress(BlockingIOError):
+                while receiver.recv(8):
+                    count += 1
+            counts.append(count)
+        return counts[0], counts[1]
+
+
+def test_changes_and_restarts_lose_nothing_and_let_nothing_in(world, pods, driver):
+    a, b = pods
+    allow = DataplaneRule("allow", protocol="udp", dst_ports=(Port(5000, 5000),), src_ip_set_ids=("s:x",))
+    messages = (CLIENTS, policy("web", allow), endpoint("a"), endpoint("b", ingress("web")))
+    driver.sync(*messages)
+    with Traffic(a, b, 5000, 5001) as traffic:
+        for round_ in range(8):
+            port = 6000 + round_
+            rule = DataplaneRule("allow", protocol="udp", dst_ports=(Port(port, port),))
+            driver.apply(policy("web", rule, allow))
+            driver.apply(policy("more", rule), endpoint("b", ingress("more", "web")))
+            driver.apply(IPSetDeltaUpdate("s:x", added=frozenset({f"10.80.{round_}.0/24"})))
+            driver.apply(ConfigUpdate({"DefaultEndpointToHostAction": ("Accept", "Drop")[round_ % 2]}))
+            driver.restart()
+            driver.sync(*messages)
+    time.sleep(0.05)
+    arrived, leaked = traffic.received()
+    assert traffic.sent > 50
+    assert arrived == traffic.sent
+    assert leaked == 0

@@ -58,7 +58,13 @@ def rendered(policy: list[DataplaneRule], packet: Packet) -> tuple[str, int]:
 @given(st.lists(rules(), min_size=1, max_size=4), st.lists(packets(), min_size=1, max_size=8))
 @example(
     [
-        DataplaneRule("allow", protocol="tcp", src_ports=(Port(80, 80),), src_named_port_ip_set_ids=("n:web",)),
+        DataplaneRule("log", protocol="tcp", src_ports=(Port(80, 80),), src_named_port_ip_set_ids=("n:web",)),
+        DataplaneRule("allow", protocol="tcp", src_ports=(Port(443, 443),), src_named_port_ip_set_ids=("n:dns",)),
+    ],
+    [Packet("10.0.0.1", "10.1.0.1", 6, 80, 82)],
+)
+@example(
+    [
         DataplaneRule(
             "deny",
             protocol="tcp",
@@ -67,7 +73,11 @@ def rendered(policy: list[DataplaneRule], packet: Packet) -> tuple[str, int]:
             dst_named_port_ip_set_ids=("n:dns",),
         ),
     ],
-    [Packet("10.0.0.1", "10.1.0.1", 6, 81, 82), Packet("10.1.0.1", "10.1.0.1", 6, 82, 82)],
+    [Packet("10.1.0.1", "10.1.0.1", 6, 82, 82), Packet("10.1.0.1", "10.1.0.1", 6, 81, 82)],
+)
+@example(
+    [DataplaneRule("allow", protocol="icmp", not_icmp_type=8, not_icmp_code=0)],
+    [Packet("10.0.0.1", "10.1.0.1", 1, icmp_type=8, icmp_code=1)],
 )
 def test_rendered_rules_decide_as_the_rules_say(policy, some_packets):
     for packet in some_packets:
