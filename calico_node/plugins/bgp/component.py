@@ -7,16 +7,15 @@ import contextlib
 import datetime
 import logging
 import random
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
 
 import anyio
 from attrs import define
 
 from calico_node.errors import CalicoError
 from calico_node.hookspecs import AgentContext, HealthReporter
-from calico_node.model import SyncBatch, SyncStatus
+from calico_node.model import SyncStatus
 from calico_node.plugins.bgp.config import Configuration, Datastore, build
 from calico_node.plugins.bgp.kernel import adopted_routes
 from calico_node.plugins.bgp.prefix import prefix_text
@@ -26,7 +25,7 @@ from calico_node.resources.bgp import SecretKeyRef
 from calico_node.syncer import SyncerKind, stream
 
 OWNER = "bgp"
-SLICE = 500
+SLICE = 200
 CONNECT_DELAY = 0.25
 """Seconds before the first attempt to connect, and between the first retries: BIRD waits 2 and 5."""
 
@@ -103,13 +102,12 @@ class _Run:
     # --- inputs
 
     async def _follow_datastore(self) -> None:
-        source = stream(
+        batches = stream(
             self._context.client,
             SyncerKind.BGP,
             node_name=self._settings.node_name,
             on_rejected=self._on_rejected,
         )
-        batches = cast("AsyncGenerator[SyncBatch, None]", source)
         async with contextlib.aclosing(batches):
             async for batch in batches:
                 for update in batch.updates:

@@ -10,7 +10,7 @@ import fnmatch
 from collections.abc import Sequence
 from functools import lru_cache
 
-from attrs import evolve, field, frozen
+from attrs import define, evolve, frozen
 
 from calico_node.plugins.bgp.packet import Attributes
 from calico_node.plugins.bgp.packet.attributes import (
@@ -107,7 +107,7 @@ class PolicyConfig:
     communities: tuple[Communities, ...] = ()
 
 
-@frozen
+@frozen(cache_hash=True)
 class ExportTo:
     """The peers that see the same announcements.  ``source`` is the address we speak from, ``cluster_id`` the
     reflector's cluster as a number (0: we do not reflect)."""
@@ -124,32 +124,29 @@ class ExportTo:
     filters: tuple[Filter, ...] = ()
 
 
-@frozen
+@define(slots=True)
 class _Candidate:
-    """A route while rules look at it and change it."""
+    """A route while rules look at it and change it.  ``verdict`` None: no rule has decided."""
 
     prefix: Prefix
     attributes: Attributes
     bgp: bool
     device: str
     metric: int = 0
-    verdict: bool | None = field(default=None)
+    verdict: bool | None = None
 
 
 # --- BGPFilter
 
 
-def run_filter(rules: Sequence[FilterRule], candidate: _Candidate, ibgp: bool) -> _Candidate:
+def _run_filter(rules: Sequence[FilterRule], candidate: _Candidate, ibgp: bool) -> None:
     """The first matching rule decides; ``verdict`` stays None when none matches."""
     for rule in rules:
         if _matches(rule, candidate, ibgp):
-            if not rule.accept:
-                return evolve(candidate, verdict=False)
-            attributes = candidate.attributes
             for operation in rule.operations:
-                attributes = _operate(attributes, operation)
-            return evolve(candidate, attributes=attributes, verdict=True)
-    return candidate
+                candidate.attributes = _operate(candidate.attributes, operation)
+            candidate.verdict = rule.accept
+            return
 
 
 def _matches(rule: FilterRule, candidate: _Candidate, ibgp: bool) -> bool:
@@ -222,7 +219,7 @@ def import_route(
         attributes = evolve(attributes, local_pref=100)
     candidate = _Candidate(prefix, attributes, True, "")
     for each in filters:
-        candidate = run_filter(each.imports, candidate, ibgp)
+        _run_filter(each.imports, candidate, ibgp)
         if candidate.verdict is not None:
             return (candidate.attributes, PREFERENCE[Origin.BGP]) if candidate.verdict else None
     elevated = _local_pref(attributes) > MAX_PRIORITY - config.normal_priority
@@ -241,11 +238,11 @@ def export_route(config: PolicyConfig, to: ExportTo, prefix: Prefix, path: Path,
         return None
     candidate = _reconcile(config, prefix, path, device)
     for each in to.filters:
-        candidate = run_filter(each.exports, candidate, to.ibgp)
+        _run_filter(each.exports, candidate, to.ibgp)
         if candidate.verdict is not None:
             break
     if candidate.verdict is None:
-        candidate = _default_export(config, to, candidate)
+        candidate.verdict = _default_export(config, to, candidate)
     return _outbound(to, path, candidate.attributes) if candidate.verdict else None
 
 
@@ -278,31 +275,26 @@ def _reconcile(config: PolicyConfig, prefix: Prefix, path: Path, device: str) ->
     return _Candidate(prefix, evolve(a, local_pref=max(MAX_PRIORITY - metric, 0)), bgp, device, metric)
 
 
-def _default_export(config: PolicyConfig, to: ExportTo, candidate: _Candidate) -> _Candidate:
+def _default_export(config: PolicyConfig, to: ExportTo, candidate: _Candidate) -> bool:
     """``calico_export_to_bgp_peers``: own blocks, not their parts; services; the pools."""
     prefix, device = candidate.prefix, candidate.device
-    refused = evolve(candidate, verdict=False)
     if any(pool.disable_export and prefix.within(pool.prefix) for pool in config.pools):
-        return refused
+        return False
     if to.ibgp and (device.endswith((".cali", ".calico")) or (device == "tunl0" and not config.owns_ipip)):
-        return refused
+        return False
     if device.startswith("bpf") and device.endswith(".cali"):
-        return refused
+        return False
     for entry in config.communities:
         if prefix.within(entry.prefix):
-            candidate = evolve(
-                candidate, attributes=add_communities(candidate.attributes, entry.standard, entry.large)
-            )
-    accepted = evolve(candidate, verdict=True)
+            candidate.attributes = add_communities(candidate.attributes, entry.standard, entry.large)
     for block, state in config.blocks:
         if state in ("", "confirmed") and prefix.within(block):
-            own = prefix == block or candidate.metric < config.normal_priority
-            return accepted if own else refused
+            return prefix == block or candidate.metric < config.normal_priority
     if any(prefix.within(cidr) for cidr in config.statics):
-        return accepted
+        return True
     if config.cluster_id and any(prefix.within(cidr) for cidr in config.load_balancer):
-        return accepted
-    return accepted if any(prefix.within(pool.prefix) for pool in config.pools) else refused
+        return True
+    return any(prefix.within(pool.prefix) for pool in config.pools)
 
 
 @lru_cache(maxsize=8192)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
 from attrs import define, field, frozen
@@ -187,21 +188,15 @@ class Table:
         if len(candidates) == 1 or candidates[0].origin is not Origin.BGP:
             return Selection(min(candidates, key=lambda p: p.key), (candidates[0],))
         candidates = _keep_least(candidates, self._before_med)
-        candidates = [path for path in candidates if _med(path) == _least_med(path, candidates)]
+        if any(path.attributes.med for path in candidates):
+            candidates = [path for path in candidates if _med(path) == _least_med(path, candidates)]
         equal = _keep_least(candidates, self._after_med)
         equal.sort(key=_tie_break)
         usable = [path for path in equal if self.resolution(path).reachable]
         return Selection(equal[0], tuple(usable[:MAX_MULTIPATH]) or (equal[0],))
 
     def _before_med(self, path: Path) -> tuple[int, ...]:
-        a = path.attributes
-        return (
-            not self.resolution(path).reachable,
-            LLGR_STALE in a.communities,
-            -path.local_pref,
-            a.path_length,
-            a.origin,
-        )
+        return (not self.resolution(path).reachable, *_rank(path.attributes))
 
     def _after_med(self, path: Path) -> tuple[int, ...]:
         return (not path.ebgp, self.resolution(path).metric)
@@ -270,6 +265,13 @@ class Table:
                 return Resolution(True, via.gateway, via.device)
             return Resolution(True, text, via.device, 0)
         return UNREACHABLE
+
+
+@lru_cache(maxsize=65536)
+def _rank(a: Attributes) -> tuple[int, ...]:
+    """What of a path's standing follows from its attributes alone, up to MED; lower is better."""
+    local_pref = DEFAULT_LOCAL_PREF if a.local_pref is None else a.local_pref
+    return (LLGR_STALE in a.communities, -local_pref, a.path_length, a.origin)
 
 
 def _keep_least(paths: list[Path], key: Callable[[Path], tuple[int, ...]]) -> list[Path]:

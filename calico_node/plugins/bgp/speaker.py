@@ -683,7 +683,8 @@ class Speaker:
             sent = peer.sent.get(prefix, {})
             withdrawn.extend(NLRI(prefix, number) for number in sent if number not in wanted)
             for number, attributes in wanted.items():
-                if sent.get(number) != attributes:
+                before = sent.get(number)
+                if before is not attributes and before != attributes:
                     announced.setdefault(attributes, []).append(NLRI(prefix, number))
             if wanted:
                 peer.sent[prefix] = wanted

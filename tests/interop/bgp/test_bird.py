@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ protocol bgp node {{
 """
 
 
-def peer(bird: Bird, asn: int = 64512, **spec: object) -> dict[str, object]:
+def peer(bird: Bird, asn: int = 64512, **spec: Any) -> dict[str, Any]:
     return {
         "kind": "BGPPeer",
         "metadata": {"name": "bird"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 from attrs import define, evolve, field
 
@@ -30,7 +31,7 @@ class Node:
     wire: list[bytes] = field(factory=list)
     links: dict[tuple[str, int], tuple[str, str, int]] = field(factory=dict)  # ours -> (address, peer, connection)
 
-    def configure(self, now: float, **changes: object) -> None:
+    def configure(self, now: float, **changes: Any) -> None:
         self.config = evolve(self.config, **changes)
         self.peers = {peer.name: peer for peer in self.config.peers}
         self.speaker.configure(self.config, now)
@@ -173,7 +174,7 @@ class Network:
         self.later(self.latency, close)
 
 
-def mesh_peer(own: str, other: str, **changes: object) -> PeerConfig:
+def mesh_peer(own: str, other: str, **changes: Any) -> PeerConfig:
     """The mesh session of ``own`` with ``other``."""
     peer = PeerConfig(
         name=f"Mesh_{other.replace('.', '_')}",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from calico_node.errors import ValidationError
@@ -9,11 +11,11 @@ from calico_node.plugins.bgp.peers import NodeInfo, PeerConfig, Peers, View, com
 from calico_node.resources import BGPPeer, from_dict
 
 
-def node(name: str, ip: str, **more: object) -> NodeInfo:
+def node(name: str, ip: str, **more: Any) -> NodeInfo:
     return NodeInfo(name, {4: ip}, **more)
 
 
-def bgp_peer(name: str = "p", **spec: object) -> BGPPeer:
+def bgp_peer(name: str = "p", **spec: Any) -> BGPPeer:
     found = from_dict(
         {"apiVersion": "projectcalico.org/v3", "kind": "BGPPeer", "metadata": {"name": name}, "spec": spec}
     )
@@ -21,11 +23,11 @@ def bgp_peer(name: str = "p", **spec: object) -> BGPPeer:
     return found
 
 
-def sessions(me: str, nodes: list[NodeInfo], *peers: BGPPeer, **view: object) -> dict[str, PeerConfig]:
+def sessions(me: str, nodes: list[NodeInfo], *peers: BGPPeer, **view: Any) -> dict[str, PeerConfig]:
     return {peer.name: peer for peer in outcome(me, nodes, *peers, **view).sessions}
 
 
-def outcome(me: str, nodes: list[NodeInfo], *peers: BGPPeer, **view: object) -> Peers:
+def outcome(me: str, nodes: list[NodeInfo], *peers: BGPPeer, **view: Any) -> Peers:
     named = {peer.metadata.name: peer for peer in peers}
     return compute(View(me, {n.name: n for n in nodes}, named, **view), 4)
 

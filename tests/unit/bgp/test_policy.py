@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from attrs import evolve
 
@@ -41,7 +43,7 @@ def static() -> Path:
     return Path(PathKey("static"), Origin.STATIC, PREFERENCE[Origin.STATIC], blackhole=True)
 
 
-def bgp(ebgp: bool = True, **attributes: object) -> Path:
+def bgp(ebgp: bool = True, **attributes: Any) -> Path:
     values = {"next_hop": "172.31.0.9", "local_pref": 100, **attributes}
     return Path(PathKey("p"), Origin.BGP, 100, Attributes(**values), ebgp=ebgp, peer_id=9)
 
