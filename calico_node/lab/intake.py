@@ -82,13 +82,13 @@ class Intake:
 
 
 def read_sources(paths: Iterable[str]) -> list[Source]:
-    """The files named, and those in the folders named (their ``.yaml``, ``.yml`` and ``.json`` files, in order of
-    their names, sub-folders too).  Raises ``LabError`` for one that cannot be read."""
+    """The files named, and those in the folders named: their ``.yaml``, ``.yml`` and ``.json`` files in order of
+    their names, without sub-folders, as kubectl reads them.  Raises ``LabError`` for one that cannot be read."""
     sources: list[Source] = []
     for text in paths:
         path = Path(text)
         if path.is_dir():
-            files = sorted(item for item in path.rglob("*") if item.suffix in SUFFIXES and item.is_file())
+            files = sorted(item for item in path.iterdir() if item.suffix in SUFFIXES and item.is_file())
             if not files:
                 raise LabError(f"{text}: no {', '.join(SUFFIXES)} files in this folder")
         else:
@@ -113,7 +113,8 @@ def read(sources: Iterable[Source], *, tiers: Iterable[str] = ()) -> Intake:
     skipped: dict[str, None] = {}
     documents: list[tuple[Resource, Document]] = []
     for source in sources:
-        for document in expand_lists(load_documents(source.text, source.name)):
+        loaded = [item for item in load_documents(source.text, source.name) if not _is_probe_list(item.data)]
+        for document in expand_lists(loaded):
             kind = _kind(document)
             group = str(document.data["apiVersion"]).partition("/")[0]
             if group == "lab.calico-node":
@@ -131,6 +132,15 @@ def read(sources: Iterable[Source], *, tiers: Iterable[str] = ()) -> Intake:
     intake.lab = lab_spec.merge(labs)
     intake.skipped = list(skipped)
     return intake
+
+
+def _is_probe_list(data: object) -> bool:
+    """Whether this is a list of probes or expectations: it may lie in the folder of the documents it belongs to."""
+    return (
+        isinstance(data, list)
+        and bool(data)
+        and all(isinstance(item, Mapping) and {"from", "to"} <= item.keys() for item in data)
+    )
 
 
 def _kind(document: Document) -> str:

@@ -11,13 +11,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
 import sys
 from pathlib import Path
 from types import FrameType
 
+from calico_node.lab.paths import remove
 from calico_node.linux.namespaces import (
     CLONE_NEWIPC,
     CLONE_NEWNS,
@@ -56,7 +56,7 @@ def main() -> None:
     except OSError as error:
         reason = f"{error.strerror or error}" if error.errno else str(error)
         tell(leash, {"error": REFUSED.format(reason=reason)})
-        shutil.rmtree(root, ignore_errors=True)
+        remove(root)
         sys.exit(2)
     os.close(leash)
     other_life.close()
@@ -67,7 +67,7 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, stop)
     os.waitpid(pid, 0)
-    shutil.rmtree(root, ignore_errors=True)
+    remove(root)
 
 
 def tell(leash: int, message: dict[str, object]) -> None:

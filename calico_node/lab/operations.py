@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -497,7 +498,10 @@ class Lab:
         kind, _, name = target.partition(":") if ":" in target else ("pod", "", target)
         environ: dict[str, str] = {}
         if kind == "node":
-            environ = {k: v for k, v in self.nodes[name].environ.items() if k not in os.environ or k in ("IP", "AS")}
+            settings = self.nodes[name].environ
+            environ = {variable: value for variable, value in settings.items() if os.environ.get(variable) != value}
+            # calicoctl and the CNI plugins, whatever the caller's PATH says.
+            environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), settings.get("PATH", os.defpath)])
         namespace = location.place.name.partition("/")[0] if kind == "pod" else "nodes"
         paths = ["/proc/self/ns/user", "/proc/self/ns/pid", "/proc/self/ns/mnt", location.netns]
         descriptors = [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in paths]

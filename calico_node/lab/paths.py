@@ -21,6 +21,7 @@ from calico_node.errors import LabError
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,18}[a-z0-9])?\Z")
 _SOCKET_PATH_MAX = 107
+_CLAIM_TRIES = 20
 _NETWORK_FILESYSTEMS = {
     0x6969: "NFS",
     0x01021997: "9p",
@@ -135,13 +136,30 @@ def is_up(paths: LabPaths) -> bool:
 
 def claim(paths: LabPaths) -> None:
     """Make the lab's folder; what a dead lab left is removed first.  Raises ``LabError`` when the lab is up."""
-    try:
-        paths.root.mkdir(mode=0o700)
-    except FileExistsError:
-        if is_up(paths) or starting(paths):
-            raise LabError(f"the lab {paths.name!r} is up already; choose another --name, or run lab down") from None
-        shutil.rmtree(paths.root, ignore_errors=True)
-        paths.root.mkdir(mode=0o700)
+    for _ in range(_CLAIM_TRIES):
+        base_dir()
+        try:
+            paths.root.mkdir(mode=0o700)
+            return
+        except FileNotFoundError:
+            continue  # another lab that ended just now took the empty folder with it
+        except FileExistsError:
+            if is_up(paths) or starting(paths):
+                break
+            shutil.rmtree(paths.root, ignore_errors=True)
+    raise LabError(f"the lab {paths.name!r} is up already; choose another --name, or run lab down")
+
+
+def remove(root: Path) -> None:
+    """Remove a lab's folder, and those above it that are ours and empty now."""
+    shutil.rmtree(root, ignore_errors=True)
+    for folder, name in zip(root.parents, ("lab", "calico-node", f"calico-node-{os.getuid()}"), strict=False):
+        if folder.name != name:
+            return
+        try:
+            folder.rmdir()
+        except OSError:
+            return
 
 
 def starting(paths: LabPaths) -> bool:

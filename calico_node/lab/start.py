@@ -15,7 +15,7 @@ from typing import Any
 
 from calico_node.errors import LabError
 from calico_node.lab import control, inside
-from calico_node.lab.paths import LabPaths, claim
+from calico_node.lab.paths import LabPaths, claim, remove
 from calico_node.linux.namespaces import (
     CLONE_NEWNET,
     CLONE_NEWNS,
@@ -96,7 +96,7 @@ def wait_gone(paths: LabPaths) -> None:
     if paths.root.exists():
         with contextlib.suppress(LabError):
             claim(paths)
-            paths.root.rmdir()
+            remove(paths.root)
 
 
 def enter(paths: LabPaths, target: str, arguments: Sequence[str]) -> int:

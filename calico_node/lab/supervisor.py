@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -20,7 +19,7 @@ from calico_node.lab.children import Children
 from calico_node.lab.control import ControlServer
 from calico_node.lab.keeper import tell
 from calico_node.lab.operations import Lab
-from calico_node.lab.paths import LabPaths
+from calico_node.lab.paths import LabPaths, remove
 from calico_node.lab.worker import raise_file_limit
 
 log = structlog.get_logger("lab")
@@ -50,7 +49,7 @@ async def _run(root: Path, leash: int, life: int) -> None:
             log.error("the supervisor ends", error=repr(task.exception()))
     if watchers[0] in done:
         # Nobody else is left to clean up.
-        shutil.rmtree(root, ignore_errors=True)
+        remove(root)
 
 
 async def _until_end(fd: int) -> None:
