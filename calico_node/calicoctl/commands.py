@@ -17,6 +17,7 @@ from calico_node.errors import (
     ResourceAlreadyExists,
     ResourceDoesNotExist,
     UpdateConflict,
+    ValidationError,
 )
 from calico_node.resources import KINDS, KindInfo, Resource, describe, kind_by_name
 
@@ -93,6 +94,8 @@ def _write(options: Options, verb: str, past: str, action: Action) -> int:
             for done, item in enumerate(items):
                 try:
                     await action(client, item.resource)
+                except ValidationError as error:
+                    return _failed(verb, past, kind, done, len(items), item.document.located(error))
                 except CalicoError as error:
                     return _failed(verb, past, kind, done, len(items), error)
         print(f"Successfully {past} {len(items)} {kind}resource(s)")

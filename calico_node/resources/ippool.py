@@ -40,7 +40,7 @@ class IPPool(Resource):
 
 @define(kw_only=True)
 class IPReservationSpec(Struct):
-    reserved_cidrs: list[str] = lst("reservedCIDRs", each=checks.cidr)
+    reserved_cidrs: list[str] = lst("reservedCIDRs", each=checks.cidr_with_length)
 
 
 @define(kw_only=True)

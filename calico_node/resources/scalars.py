@@ -16,7 +16,6 @@ DSCP_NAMES = {
 }
 
 _UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "μs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
-_DURATION = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:ns|us|µs|μs|ms|s|m|h)", re.ASCII)
 _DURATION_PART = re.compile(r"([0-9]*)(?:\.([0-9]*))?(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
 _PORT_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
 _DIGITS = re.compile(r"[0-9]+", re.ASCII)

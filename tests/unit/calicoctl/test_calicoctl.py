@@ -219,7 +219,11 @@ def test_nothing_is_written_when_one_document_is_wrong(run: Run) -> None:
         (POOL.replace("name: pool", "name: Pool"), "metadata.name = 'Pool'"),
         ("", "No resources specified"),
         (POLICY.replace("app ==", "app ="), "invalid selector at position 4"),
-        (POLICY.replace("  order", "  tier: missing\n  order"), "missing"),
+        (
+            POLICY.replace("  order", "  tier: x\n  order"),
+            "bad.yaml, document 1, line 7: NetworkPolicy(prod/web): spec.tier",
+        ),
+        (POLICY.replace("  order", "  tier: no\n  order"), "spec.tier = False: must be a string (put it in quotes)"),
         ("kind: ClusterInformation\napiVersion: projectcalico.org/v3\nmetadata: {name: default}", "read-only"),
         (POLICY.replace("name: web", "name: knp.default.web"), "is not supported on NetworkPolicy(prod/knp"),
         ("kind: IPPoolList\napiVersion: projectcalico.org/v3\nitems: 5", "items = 5: must be a list"),
