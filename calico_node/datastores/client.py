@@ -48,6 +48,8 @@ CALICO_VERSION = "v3.33.0"
 """The Calico release whose formats this project writes."""
 PAGE = 1000
 APPLY_TRIES = 5
+# Decoding a page at once would hold the event loop for too long.
+_LIST_SLICE = 100
 _APPLY_PAUSE = 0.1
 
 Resource: TypeAlias = Any
@@ -115,7 +117,9 @@ class Client:
         while True:
             page = await self.kv.range(kind_prefix(kind, namespace), start_after=after, limit=PAGE, revision=revision)
             revision = revision or page.revision
-            for stored in page.kvs:
+            for number, stored in enumerate(page.kvs):
+                if number % _LIST_SLICE == 0:
+                    await asyncio.sleep(0)
                 try:
                     items.append(read_resource(kind, stored))
                 except ValidationError as error:

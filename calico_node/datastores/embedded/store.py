@@ -196,7 +196,8 @@ class Store:
             try:
                 yield int(self._meta("revision"))
             finally:
-                self._db.execute("ROLLBACK")
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
 
     def data_version(self) -> int:
         """A number that differs when another connection has committed since the last call."""
@@ -289,10 +290,12 @@ class Store:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                # SQLite itself has rolled back already after some errors (a full disk).
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
 
     def txn(
         self, compares: Sequence[Compare], success: Sequence[Operation], failure: Sequence[Operation]
@@ -478,7 +481,12 @@ class _Writer:
 
 
 def check_operations(operations: Sequence[Operation]) -> None:
-    """Refuse what etcd refuses: one key written twice in a transaction, or too many operations."""
+    """Refuse what etcd refuses: one key written twice in a transaction, too many operations, a key not UTF-8."""
+    for operation in operations:
+        try:
+            operation.key.encode()
+        except UnicodeEncodeError:
+            raise DatastoreError(f"key {operation.key!r} is not Unicode text") from None
     written = [operation.key for operation in operations if not isinstance(operation, Get)]
     if len(set(written)) != len(written):
         raise DatastoreError("a transaction may write each key only once")

@@ -43,10 +43,6 @@ class EngineSuite:
 
     pytestmark = pytest.mark.anyio
 
-    @pytest.fixture
-    def anyio_backend(self) -> str:
-        return "asyncio"
-
     async def test_put_and_get(self, engine: KVEngine) -> None:
         missing, before = await engine.get("/t/a")
         assert missing is None

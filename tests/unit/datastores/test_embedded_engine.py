@@ -11,6 +11,11 @@ from calico_node.datastores.embedded import EmbeddedEngine
 from tests.unit.datastores.engine_suite import EngineSuite
 
 
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
 class TestEmbeddedEngine(EngineSuite):
     @pytest.fixture
     async def engine(self, tmp_path: Path) -> AsyncIterator[EmbeddedEngine]:

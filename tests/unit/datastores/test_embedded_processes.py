@@ -254,6 +254,26 @@ async def test_a_process_that_holds_the_lock_too_long_is_an_error(path: Path) ->
     await engine.close()
 
 
+async def test_a_full_disk_refuses_the_write_and_nothing_else(path: Path) -> None:
+    engine = await EmbeddedEngine.open(path)
+    await engine.put("/a", b"1")
+    limit = engine._writer._db.execute("PRAGMA max_page_count").fetchone()[0]
+    engine._writer._db.execute("PRAGMA max_page_count = 12")
+    with pytest.raises(DatastoreError, match="full"):
+        await engine.put("/b", bytes(1 << 20))
+    assert [kv.key for kv in (await engine.range("/")).kvs] == ["/a"]
+    engine._writer._db.execute(f"PRAGMA max_page_count = {limit}")
+    assert await engine.put("/b", bytes(1 << 20)) == 3
+    await engine.close()
+
+
+async def test_a_key_that_is_not_text_is_refused(path: Path) -> None:
+    engine = await EmbeddedEngine.open(path)
+    with pytest.raises(DatastoreError, match="not Unicode"):
+        await engine.put("/\ud800", b"")
+    await engine.close()
+
+
 async def test_a_closed_engine_says_so(path: Path) -> None:
     engine = await EmbeddedEngine.open(path)
     await engine.close()

@@ -1,0 +1,72 @@
+"""A real etcd on loopback, that tests may stop and start."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+def free_port() -> int:
+    """A TCP port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Etcd:
+    """One member; ``endpoint`` is ``address:port``, the data stay over a restart."""
+
+    def __init__(self, program: str, folder: Path) -> None:
+        self.endpoint = f"127.0.0.1:{free_port()}"
+        client, peer = f"http://{self.endpoint}", f"http://127.0.0.1:{free_port()}"
+        self._log = folder / "log"
+        self._command = [
+            program, "--name", "test", "--data-dir", str(folder / "data"),
+            "--listen-client-urls", client, "--advertise-client-urls", client,
+            "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", f"test={peer}",
+        ]  # fmt: skip
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(self._command, stdout=log, stderr=log)
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline and self.process.poll() is None:
+            try:
+                with urllib.request.urlopen(f"http://{self.endpoint}/health", timeout=1) as answer:
+                    if b"true" in answer.read():
+                        return
+            except OSError:
+                time.sleep(0.05)
+        pytest.fail(f"etcd did not start: {self._log.read_text()[-2000:]}")
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait(10)
+            self.process = None
+
+
+@pytest.fixture(scope="module")
+def etcd_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
+    program = shutil.which("etcd")
+    if program is None:
+        pytest.fail("etcd is not installed: apt-get install etcd-server")
+    server = Etcd(program, tmp_path_factory.mktemp("etcd"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def etcd(etcd_server: Etcd) -> str:
+    """The address of a fresh etcd."""
+    return etcd_server.endpoint

@@ -1,0 +1,67 @@
+"""Client and syncer over a real etcd: changes, progress, and a server that goes away and comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+import pytest
+
+from calico_node.datastores.client import Client
+from calico_node.datastores.etcd.engine import EtcdEngine
+from calico_node.model import NetworkSetKey, SyncStatus
+from calico_node.syncer import SyncerKind, stream
+from tests.interop.datastores.conftest import Etcd
+from tests.unit.syncer.test_stream import Consumer, network_set
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def client(etcd: str, anyio_backend: str) -> AsyncIterator[Client]:
+    engine = EtcdEngine([etcd])
+    client = Client(engine)
+    await client.ensure_initialized()
+    yield client
+    await engine.close()
+
+
+async def test_changes_and_progress(client: Client) -> None:
+    async with aclosing(stream(client, SyncerKind.FELIX, node_name="n1")) as source:
+        consumer = Consumer(source)
+        await consumer.until(1)
+        made = await client.apply(network_set("a", "10.0.0.0/8"))
+        started = time.monotonic()
+        await consumer.until(int(made.metadata.resource_version))
+        assert NetworkSetKey("a") in consumer.values
+        for _ in range(3):
+            revision = await client.kv.put("/calico/elsewhere", b"x")
+            await consumer.until(revision)
+        assert time.monotonic() - started < 4.0
+        await client.delete("GlobalNetworkSet", "a")
+        await consumer.until(revision + 1)
+        assert NetworkSetKey("a") not in consumer.values
+
+
+async def test_a_server_that_comes_back(client: Client, etcd_server: Etcd) -> None:
+    async with aclosing(stream(client, SyncerKind.FELIX, node_name="n1")) as source:
+        consumer = Consumer(source)
+        await consumer.until(1)
+        await asyncio.to_thread(etcd_server.stop)
+        await asyncio.sleep(0.5)
+        await asyncio.to_thread(etcd_server.start)
+        writer = Client(EtcdEngine([etcd_server.endpoint]))
+        made = await writer.apply(network_set("b", "10.0.0.0/8"))
+        async with asyncio.timeout(20):
+            while consumer.revision < int(made.metadata.resource_version):
+                consumer.apply(await anext(source))
+        assert NetworkSetKey("b") in consumer.values
+        assert consumer.statuses[-1] is SyncStatus.IN_SYNC
+        await writer.kv.close()
