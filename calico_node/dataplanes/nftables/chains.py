@@ -12,7 +12,7 @@ from calico_node.dataplanes.nftables import matches as m
 from calico_node.dataplanes.nftables.codec import Hook
 from calico_node.dataplanes.nftables.config import RenderConfig
 from calico_node.dataplanes.nftables.layout import Chain, Family, Rule, set_name
-from calico_node.dataplanes.nftables.rules import RuleOrigin, render_rule
+from calico_node.dataplanes.nftables.rules import RenderError, RuleOrigin, render_rule
 from calico_node.model import PolicyKey
 
 MASQUERADED_POOLS = "masq-ipam-pools"
@@ -38,8 +38,11 @@ def policy_chain(
 ) -> Chain:
     """One direction of a policy or profile.  Raises ``RenderError`` naming the rule."""
     rendered: list[Rule] = []
-    for rule in rules:
-        rendered += render_rule(family, config, rule, origin)
+    for number, rule in enumerate(rules, 1):
+        try:
+            rendered += render_rule(family, config, rule, origin)
+        except RenderError as error:
+            raise RenderError(f"rule {number}: {error}") from None
     return Chain(name, tuple(rendered))
 
 

@@ -42,10 +42,12 @@ from calico_node.dataplanes.nftables.layout import Chain, Family
 from calico_node.dataplanes.nftables.matches import collapse, interface_name
 from calico_node.dataplanes.nftables.members import SetShape, parse_members, parse_net, set_shape
 from calico_node.dataplanes.nftables.rules import RenderError, RuleOrigin, referenced_sets
-from calico_node.errors import ValidationError
+from calico_node.errors import DataplaneError, ValidationError
 from calico_node.model import PolicyKey
 
 MAPS = (names.FROM_WORKLOAD_DISPATCH, names.TO_WORKLOAD_DISPATCH)
+CONFIGURATION = "felixconfiguration/merged"
+"""The object that is at fault when a parameter cannot be used."""
 _UNSUPPORTED_HOST_ENDPOINT = "host endpoints are not enforced by this version"
 
 
@@ -69,10 +71,9 @@ class DesiredSet:
             self.changed[key] = False
 
     def replace(self, keys: set[bytes]) -> None:
-        for key in self.keys - keys:
-            self.remove(key)
-        for key in keys - self.keys:
-            self.add(key)
+        self.changed.update(dict.fromkeys(self.keys - keys, False))
+        self.changed.update(dict.fromkeys(keys - self.keys, True))
+        self.keys = set(keys)
 
 
 @define
@@ -161,14 +162,11 @@ class Desired:
 
     # Messages
 
-    def feed(self, message: Message, keys: Mapping[int, set[bytes]] | None = None) -> None:
-        """Take a message in.  ``keys`` are an IP set's members parsed beforehand, as ``parse_members`` gives them.
-
-        Raises ``DataplaneError`` for a configuration that cannot be used; the rest fails per object.
-        """
+    def feed(self, message: Message) -> None:
+        """Take a message in.  What cannot be used is noted in ``errors``, and closed."""
         match message:
             case IPSetUpdate():
-                self._update_set(message, keys)
+                self._update_set(message)
             case IPSetDeltaUpdate():
                 self._delta_set(message)
             case IPSetRemove():
@@ -204,9 +202,16 @@ class Desired:
                 self.pools.pop(message.cidr, None)
                 self._dirty_pools = True
             case ConfigUpdate():
-                self.configure(RenderConfig.parse(message.config))
+                self._update_config(message)
 
-    def configure(self, config: RenderConfig) -> None:
+    def _update_config(self, message: ConfigUpdate) -> None:
+        """A configuration that cannot be used leaves the one before it in place."""
+        try:
+            config = RenderConfig.parse(message.config)
+        except DataplaneError as error:
+            self._error(CONFIGURATION, str(error))
+            return
+        self._clear(CONFIGURATION)
         if config == self.config:
             return
         self.config = config
@@ -242,12 +247,11 @@ class Desired:
 
     # IP sets
 
-    def _update_set(self, message: IPSetUpdate, keys: Mapping[int, set[bytes]] | None) -> None:
+    def _update_set(self, message: IPSetUpdate) -> None:
         owner = f"ipset/{message.id}"
         before = self.ip_sets.get(message.id)
         try:
-            if keys is None:
-                keys = parse_members(message.type, message.members)
+            keys = parse_members(message.type, message.members)
         except ValidationError as error:
             self.ip_sets[message.id] = IPSet(message.type)
             self._break_set(message.id, str(error))
@@ -449,57 +453,63 @@ class Desired:
 
     def _refresh_policy(self, key: PolicyKey) -> None:
         policy = self.policies.get(key)
+        directions = {}
         for inbound in (True, False):
             name = names.policy_chain_name(key, inbound=inbound)
             if policy is None or (key, inbound) not in self._policy_users:
-                for table in self.tables.values():
-                    table.drop_chain(name)
-                continue
-            rules = policy.inbound_rules if inbound else policy.outbound_rules
-            self._refresh_rules(name, key, rules, RuleOrigin(policy.tier, key))
+                self._drop_chain(name)
+            else:
+                directions[name] = policy.inbound_rules if inbound else policy.outbound_rules
         if policy is not None:
-            self._settle_error(key, self._why_not(key, _rules(policy)))
+            self._render_rules(key, directions, RuleOrigin(policy.tier, key))
 
     def _refresh_profile(self, name: str) -> None:
         profile = self.profiles.get(name)
-        owner = f"profile/{name}"
+        directions = {}
         for inbound in (True, False):
             chain_name = names.profile_chain_name(name, inbound=inbound)
             if profile is None or name not in self._profile_users:
-                for table in self.tables.values():
-                    table.drop_chain(chain_name)
-                continue
-            rules = profile.inbound_rules if inbound else profile.outbound_rules
-            self._refresh_rules(chain_name, owner, rules, RuleOrigin(profile=name))
-        if profile is not None:
-            self._settle_error(owner, self._why_not(owner, _rules(profile)))
-
-    def _refresh_rules(
-        self, name: str, owner: ObjectID, rules: tuple[DataplaneRule, ...], origin: RuleOrigin
-    ) -> None:
-        reason = self._why_not(owner, rules)
-        for table in self.tables.values():
-            if not reason:
-                table.put_chain(chains.policy_chain(table.family, self.config, name, rules, origin), owner)
+                self._drop_chain(chain_name)
             else:
-                table.put_chain(chains.closed_chain(name, reason), owner)
+                directions[chain_name] = profile.inbound_rules if inbound else profile.outbound_rules
+        if profile is not None:
+            self._render_rules(f"profile/{name}", directions, RuleOrigin(profile=name))
 
-    def _why_not(self, owner: ObjectID, rules: tuple[DataplaneRule, ...]) -> str:
-        """Why ``rules`` cannot be enforced, "" when they can."""
-        if owner in self.refused:
-            return self.refused[owner]
-        origin = RuleOrigin()
-        for index, rule in enumerate(rules):
+    def _drop_chain(self, name: str) -> None:
+        for table in self.tables.values():
+            table.drop_chain(name)
+
+    def _render_rules(
+        self, owner: ObjectID, directions: Mapping[str, tuple[DataplaneRule, ...]], origin: RuleOrigin
+    ) -> None:
+        """The chains of an object's used directions; all of them closed where one rule cannot be enforced."""
+        reason = self.refused.get(owner, "") or next(filter(None, map(self._missing_set, directions.values())), "")
+        rendered: list[tuple[DesiredTable, Chain]] = []
+        try:
+            for name, rules in directions.items():
+                for table in self.tables.values():
+                    if reason:
+                        chain = chains.closed_chain(name, reason)
+                    else:
+                        chain = chains.policy_chain(table.family, self.config, name, rules, origin)
+                    rendered.append((table, chain))
+        except RenderError as error:
+            reason = str(error)
+            rendered = [
+                (table, chains.closed_chain(name, reason)) for name in directions for table in self.tables.values()
+            ]
+        for table, chain in rendered:
+            table.put_chain(chain, owner)
+        self._settle_error(owner, reason)
+
+    def _missing_set(self, rules: tuple[DataplaneRule, ...]) -> str:
+        """Which IP set of ``rules`` cannot be looked up and why, "" when all can."""
+        for number, rule in enumerate(rules, 1):
             for set_id in sorted(referenced_sets(rule)):
                 if set_id not in self.ip_sets:
-                    return f"rule {index + 1}: IP set {set_id} is not known"
+                    return f"rule {number}: IP set {set_id} is not known"
                 if self.ip_sets[set_id].error:
-                    return f"rule {index + 1}: IP set {set_id}: {self.ip_sets[set_id].error}"
-            for table in self.tables.values():
-                try:
-                    chains.policy_chain(table.family, self.config, "", (rule,), origin)
-                except RenderError as error:
-                    return f"rule {index + 1}: {error}"
+                    return f"rule {number}: IP set {set_id}: {self.ip_sets[set_id].error}"
         return ""
 
     def _settle_error(self, owner: ObjectID, reason: str) -> None:

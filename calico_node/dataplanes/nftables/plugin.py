@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
@@ -31,12 +32,11 @@ from calico_node.dataplanes.nftables.layout import (
     IPV6,
     TO_WORKLOAD_DISPATCH,
 )
-from calico_node.dataplanes.nftables.members import parse_members
 from calico_node.dataplanes.nftables.nflog import PacketLog
 from calico_node.dataplanes.nftables.plan import KnownTable, Step, plan
 from calico_node.dataplanes.nftables.rules import LOG_GROUP
 from calico_node.dataplanes.nftables.store import Outcome, Store
-from calico_node.errors import DataplaneError, NetlinkError, ValidationError
+from calico_node.errors import DataplaneError, NetlinkError
 
 if TYPE_CHECKING:
     from calico_node.hookspecs import AgentContext
@@ -50,7 +50,7 @@ _PACKET_LOG_RETRY = 10.0
 _SMALL = 12
 """Objects to render, or hundreds of set members to change, that may be worked on in the event loop's own thread."""
 _LARGE_SET = 2000
-"""IP set members above which they are parsed in a worker thread."""
+"""IP set members above which they are taken in in a worker thread."""
 _GENERATION_CHECK = 5.0
 """Seconds between looks whether somebody else changed nf_tables; each costs one small message."""
 
@@ -70,7 +70,8 @@ class NFTables:
         environ = {} if context is None else context.settings.environ
         config = {"InterfacePrefix": environ.get("FELIX_INTERFACEPREFIX", "")}
         self._netns = netns
-        self._families = (IPV4, IPV6)
+        # A kernel without IPv6 has no IPv6 to close.
+        self._families = (IPV4, IPV6) if Path("/proc/sys/net/ipv6").exists() else (IPV4,)
         self._desired = Desired(RenderConfig.parse(config), self._families)
         self._known: dict[int, KnownTable] = {}
         self._store: Store | None = None
@@ -125,11 +126,9 @@ class NFTables:
                 self._in_sync = self._prune = True
             return
         if isinstance(message, IPSetUpdate) and len(message.members) > _LARGE_SET:
-            with contextlib.suppress(ValidationError):
-                keys = await asyncio.to_thread(parse_members, message.type, message.members)
-                self._desired.feed(message, keys)
-                return
-        self._desired.feed(message)
+            await asyncio.to_thread(self._desired.feed, message)
+        else:
+            self._desired.feed(message)
 
     async def _log_packets(self) -> None:
         """Carry packets of Log rules into the log.  Another reader of the group is said, and waited for to go."""
