@@ -10,7 +10,7 @@ from types import TracebackType
 from calico_node.dataplanes.contract import ConnectedPrefix, KernelView, PodInterface, Route, RouteType
 from calico_node.linux import pods
 from calico_node.linux.reconciler import RouteReconciler
-from calico_node.linux.routes import TYPE_NAMES, Ownership
+from calico_node.linux.route_plan import TYPE_NAMES, Ownership
 from calico_node.linux.rtnetlink import RT_SCOPE_LINK, Path, address_text
 
 

@@ -204,8 +204,19 @@ def call_in_netns(netns: int | str, fn: Callable[[], T]) -> T:
 
 
 async def run_in_netns(netns: int | str, fn: Callable[[], T]) -> T:
-    """``call_in_netns`` without holding the event loop.  Cancelling does not stop ``fn``, only the waiting for it."""
-    return await run_in_thread(_inside(netns, fn))
+    """``call_in_netns`` without holding the event loop.  Cancelling does not stop ``fn``, only the waiting for it;
+    the descriptor may be closed at once then."""
+    if not isinstance(netns, int):
+        return await run_in_thread(_inside(netns, fn))
+    own = os.dup(netns)
+
+    def body() -> T:
+        try:
+            return _inside(own, fn)()
+        finally:
+            os.close(own)
+
+    return await run_in_thread(body)
 
 
 async def run_in_thread(fn: Callable[[], T]) -> T:

@@ -95,24 +95,39 @@ async def add_pod(netns_fd: int, plan: PodPlan, *, host_netns: int | None = None
 
     A host interface of the wanted name is stale and replaced.  Raises ``CNIError``; then nothing is left behind.
     """
-    return await _in_thread(lambda: _add(netns_fd, plan, host_netns))
+    return await _in_thread(netns_fd, lambda fd: _add(_given(fd), plan, host_netns))
 
 
 async def check_pod(netns_fd: int, plan: PodPlan, *, host_netns: int | None = None) -> None:
     """Raise ``CNIError`` naming what is missing of the pod's wiring."""
-    await _in_thread(lambda: _check(netns_fd, plan, host_netns))
+    await _in_thread(netns_fd, lambda fd: _check(_given(fd), plan, host_netns))
 
 
 async def delete_pod(
     netns_fd: int | None, interface: str, host_interface: str, *, host_netns: int | None = None
 ) -> None:
     """Remove the pair, by either end that is there; nothing there is success."""
-    await _in_thread(lambda: _delete(netns_fd, interface, host_interface, host_netns))
+    await _in_thread(netns_fd, lambda fd: _delete(fd, interface, host_interface, host_netns))
 
 
-async def _in_thread(fn: Callable[[], T]) -> T:
+def _given(fd: int | None) -> int:
+    assert fd is not None
+    return fd
+
+
+async def _in_thread(netns_fd: int | None, fn: Callable[[int | None], T]) -> T:
+    # The thread outlives a cancelled call, and its caller closes the descriptor then: so it works on its own.
+    own = os.dup(netns_fd) if netns_fd is not None else None
+
+    def body() -> T:
+        try:
+            return fn(own)
+        finally:
+            if own is not None:
+                os.close(own)
+
     try:
-        return await run_in_thread(fn)
+        return await run_in_thread(body)
     except NetlinkError as error:
         raise CNIError(CNI_INTERNAL, str(error)) from error
     except OSError as error:

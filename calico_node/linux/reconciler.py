@@ -6,6 +6,7 @@ import asyncio
 import errno
 import logging
 import socket
+import struct
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Generic, TypeVar
@@ -14,7 +15,8 @@ from calico_node.errors import NetlinkError
 from calico_node.linux.conntrack import flush_conntrack
 from calico_node.linux.namespaces import run_in_thread
 from calico_node.linux.netlink import HEADER, HEADER_LENGTH, NETLINK_ROUTE, NLM_F_REPLACE, NetlinkSocket, Subscription
-from calico_node.linux.routes import Change, Ownership, Plan, RouteTable, WantedRoute
+from calico_node.linux.route_plan import Change, Ownership, Plan, WantedRoute
+from calico_node.linux.routes import RouteTable
 from calico_node.linux.rtnetlink import (
     RTM_DELADDR,
     RTM_DELLINK,
@@ -145,8 +147,8 @@ class RouteReconciler(Generic[R]):
             while True:
                 try:
                     await self._session()
-                except* NetlinkError as failures:
-                    log.error("routes: %s; starting over", failures.exceptions[0])
+                except* Exception as failures:
+                    log.error("routes: starting over", exc_info=failures.exceptions[0])
                     self._resync_at = 0.0
                     await asyncio.sleep(RESTART_DELAY)
         except BaseException as error:
@@ -178,7 +180,11 @@ class RouteReconciler(Generic[R]):
                 self.table.expire(time.monotonic())
                 while self.table.has_work():
                     plans = self.table.take(SLICE, time.monotonic())
-                    await self._apply(sock, plans)
+                    try:
+                        await self._apply(sock, plans)
+                    except NetlinkError:
+                        self.table.requeue(plans)
+                        raise
                     self._release_waiters()
                     await asyncio.sleep(0)
                 await self._flush_conntrack()
@@ -205,15 +211,23 @@ class RouteReconciler(Generic[R]):
             await self._write(sock, deletes, failed)
 
     async def _write(self, sock: NetlinkSocket, changes: Sequence[Change], failed: set[bytes]) -> None:
-        messages = []
-        for prefix, path, delete, replace in changes:
-            packer = encoder(family_of(prefix), path)
-            messages.append(
-                packer.delete(prefix) if delete else packer.replace(prefix) if replace else packer.add(prefix)
-            )
+        messages: list[bytes] = []
+        sent: list[Change] = []
+        now = time.monotonic()
+        for change in changes:
+            prefix, path, delete, replace = change
+            try:
+                packer = encoder(family_of(prefix), path)
+                messages.append(
+                    packer.delete(prefix) if delete else packer.replace(prefix) if replace else packer.add(prefix)
+                )
+                sent.append(change)
+            except struct.error as fault:
+                self.table.done(change, NetlinkError("route", errno.EINVAL, str(fault)), now)
+                failed.add(prefix)
         answers = await sock.request(messages)
         now = time.monotonic()
-        for change, error in zip(changes, answers, strict=True):
+        for change, error in zip(sent, answers, strict=True):
             if not self.table.done(change, error, now):
                 failed.add(change.prefix)
                 if error is not None and error.errno == errno.EEXIST:
@@ -251,6 +265,7 @@ class RouteReconciler(Generic[R]):
         for start in range(0, len(differing), SLICE):
             load.take_in(differing[start : start + SLICE])
             await asyncio.sleep(0)
+        self.table.recheck_missing()
 
     def _resync_soon(self) -> None:
         self._resync_at = min(self._resync_at, time.monotonic() + RESYNC_DELAY)

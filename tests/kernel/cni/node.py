@@ -17,7 +17,9 @@ from attrs import define, field
 from calico_node.dataplanes.contract import PolicyDataplane, Route
 from calico_node.dataplanes.linux_adapters import LinuxPodWiring, LinuxRouteSink
 from calico_node.datastores import Client, open_client
+from calico_node.errors import ResourceDoesNotExist
 from calico_node.hookspecs import AgentContext, WorkloadMetadata
+from calico_node.ipam import IPAM, KVStore
 from calico_node.linux.namespaces import call_in_netns, make_netns
 from calico_node.linux.netlink import NETLINK_ROUTE, NetlinkSocket
 from calico_node.linux.rtnetlink import get_link, read_link, set_link
@@ -169,6 +171,13 @@ class NodeUnderTest:
 
     async def keys(self, prefix: str) -> list[str]:
         return [kv.key for kv in (await self.client.kv.range(prefix)).kvs]
+
+    async def held(self, container: str) -> list[str]:
+        """The addresses a container holds in IPAM."""
+        try:
+            return await IPAM(KVStore(self.client)).ips_by_handle(f"{CONFIG['name']}.{container}")
+        except ResourceDoesNotExist:
+            return []
 
     def links(self, netns: int | None = None) -> list[str]:
         output = run_in(self.netns if netns is None else netns, "ip", "-o", "link").stdout

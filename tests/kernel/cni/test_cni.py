@@ -399,6 +399,26 @@ def test_a_client_that_goes_away_does_no_harm(tmp_path: Path) -> None:
     with_node(tmp_path, body)
 
 
+def test_a_call_cut_off_by_the_agents_end_never_touches_another_namespace(tmp_path: Path) -> None:
+    """The descriptor's number is free again as soon as the call is gone; the wiring under way keeps its own."""
+
+    async def body(node: NodeUnderTest) -> None:
+        for delay in range(10):
+            call = asyncio.create_task(node.cni("ADD", netns=node.new_pod()))
+            await asyncio.sleep(0.01 + 0.004 * delay)
+            await node.stop()
+            others = [node.new_pod() for _ in range(4)]
+            await call
+            await asyncio.sleep(0.05)
+            assert [node.links(other) for other in others] == [["lo"]] * 4
+            await node.start()
+            assert (await node.cni("DEL", netns=None)).status == 0
+            assert await node.held("c1") == []
+            assert node.links() == ["lo"]
+
+    with_node(tmp_path, body)
+
+
 def test_only_root_is_served() -> None:
     script = (
         "import os, socket, sys\nos.setresuid(65534, 65534, 65534)\ns = socket.socket(socket.AF_UNIX)\n"
@@ -413,7 +433,7 @@ def test_only_root_is_served() -> None:
             "/usr/bin/python3", "-c", script, str(node.settings.cni_socket), stdout=asyncio.subprocess.PIPE
         )
         output, _ = await process.communicate()
-        assert output.strip() == b"b''"
+        assert output.strip() == b"b''", "this needs a second user ID (65534): not a user namespace with one"
 
     with tempfile.TemporaryDirectory() as folder:
         with_node(Path(folder), body)

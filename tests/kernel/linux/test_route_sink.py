@@ -64,6 +64,22 @@ def test_routes_of_every_kind_are_set_and_removed(netns: int) -> None:
     with_sink(netns, body)
 
 
+def test_an_ipv6_route_of_several_gateways_is_set_changed_and_kept(netns: int) -> None:
+    ip(netns, "addr add fd99::1/64 dev eth0 nodad")
+
+    async def body(sink: LinuxRouteSink) -> None:
+        for gateways in (("fd99::2", "fd99::3"), ("fd99::3", "fd99::4"), ("fd99::4",)):
+            await sink.set_routes("bgp", [learned("fd10::/64", *gateways)])
+            await asyncio.sleep(0.3)
+            text = ip(netns, "-6 route show proto bird")
+            assert {word for word in text.split() if word.startswith("fd99::")} == set(gateways)
+        assert sink.failures == {}
+        await sink.set_routes("bgp", [], ["fd10::/64"])
+        assert ip(netns, "-6 route show proto bird") == ""
+
+    with_sink(netns, body)
+
+
 def test_a_restart_adopts_and_prunes_only_what_is_marked(netns: int) -> None:
     ip(
         netns,
@@ -132,6 +148,19 @@ def test_a_route_without_a_way_waits_for_it(netns: int) -> None:
         ip(netns, "addr add 10.8.0.2/24 dev eth0")
         await eventually(lambda: "10.7.0.0/26 via 10.8.0.1" in ip(netns, "route"))
         await eventually(lambda: sink.failures == {})
+
+    with_sink(netns, body)
+
+
+def test_routes_that_make_no_sense_are_named_and_the_others_set(netns: int) -> None:
+    async def body(sink: LinuxRouteSink) -> None:
+        bad = [learned("10.1.0.0/26", "gateway"), Route("10.2.0.0/26", device="eth0", protocol=12, metric=2**40)]
+        await sink.set_routes("bgp", [*bad, learned("10.3.0.0/26")])
+        assert set(sink.failures) == {"10.1.0.0/26", "10.2.0.0/26"}
+        assert "'gateway' is not an IP address" in sink.failures["10.1.0.0/26"]
+        assert "10.3.0.0/26" in ip(netns, "route")
+        await sink.set_routes("bgp", [], [route.dst for route in bad])
+        assert sink.failures == {}
 
     with_sink(netns, body)
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from calico_node.dataplanes.contract import Route, RouteType
 from calico_node.errors import NetlinkError
-from calico_node.linux.routes import BGP, FELIX, UNKNOWN_ROUTE_GRACE, Ownership, RouteTable
+from calico_node.linux.route_plan import BGP, FELIX, Ownership
+from calico_node.linux.routes import UNKNOWN_ROUTE_GRACE, RouteTable
 from calico_node.linux.rtnetlink import Link, NextHop, Path, pack_address, pack_prefix, unpack_prefix
 
 ETH0 = Link(2, "eth0", True, True)
@@ -214,6 +215,20 @@ def test_a_route_waits_for_its_interface_and_comes_back_with_it() -> None:
     kernel.table.link_changed(DOWN._replace(up=True, running=True))
     kernel.settle()
     assert kernel.has("10.65.0.3/32")
+
+
+def test_plans_that_were_not_carried_out_come_again() -> None:
+    kernel = Kernel()
+    kernel.table.want(FELIX, [workload("10.65.0.1/32")])
+    plans = kernel.table.take(10, 0.0)
+    assert not kernel.table.has_work()
+    kernel.table.requeue(plans)
+    kernel.settle()
+    assert kernel.has("10.65.0.1/32")
+    kernel.routes.clear()
+    kernel.load()
+    kernel.settle()
+    assert kernel.has("10.65.0.1/32")
 
 
 def test_a_removed_workload_address_is_due_for_a_conntrack_flush() -> None:
