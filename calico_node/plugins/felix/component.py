@@ -36,7 +36,7 @@ from calico_node.dataplanes.contract import (
     WorkloadEndpointID,
     WorkloadEndpointUpdate,
 )
-from calico_node.errors import CalicoError, DataplaneError
+from calico_node.errors import CalicoError, DataplaneError, NetlinkError
 from calico_node.linux.links import watch_links
 from calico_node.linux.sysctl import prepare_kernel
 from calico_node.model import PolicyKey, SyncBatch, SyncStatus
@@ -262,12 +262,12 @@ class _Run:
         self._take_status(applied)
 
     async def _retrying(self, call: Callable[[], Awaitable[Applied]]) -> Applied:
-        """What ``call`` returns, tried again with back-off.  Raises ``DataplaneError`` when no attempt succeeded."""
+        """What ``call`` returns, tried again with back-off.  Raises what the last attempt raised."""
         delay = FIRST_RETRY
         for attempt in range(1, APPLY_ATTEMPTS + 1):
             try:
                 return await call()
-            except DataplaneError as error:
+            except (DataplaneError, NetlinkError) as error:
                 metrics.FAILURES.inc()
                 log.error("the dataplane refused", error=str(error), attempt=attempt)
                 self._reporter.report(ready=False, reason=f"the dataplane refused: {error}")

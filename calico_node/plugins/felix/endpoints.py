@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
+import anyio.lowlevel
 import structlog
 
 from calico_node.dataplanes.contract import (
@@ -21,6 +22,9 @@ from calico_node.linux.sysctl import configure_workload_interface
 from calico_node.plugins.felix.desired import DesiredRoutes
 
 log = structlog.get_logger("felix")
+
+SLICE = 64
+"""Endpoints prepared between two turns of the event loop."""
 
 UP = ObjectStatus(ObjectState.UP)
 NO_INTERFACE = ObjectStatus(ObjectState.DOWN, "its interface is not up")
@@ -99,10 +103,14 @@ class LocalEndpoints:
 
     async def settle(self) -> None:
         """Bring interfaces, desired routes and statuses of what changed up to date."""
+        done = 0
         while self._dirty:
             identity = next(iter(self._dirty))
             del self._dirty[identity]
             await self._settle(identity)
+            done += 1
+            if done % SLICE == 0:
+                await anyio.lowlevel.checkpoint()
 
     async def _settle(self, identity: WorkloadEndpointID) -> None:
         endpoint = self._endpoints.get(identity)

@@ -206,7 +206,7 @@ def check_rule(rule: Rule, got: Any, contents: dict[Any, Any], needed: dict[str,
     assert list(got.dst_named_port_ip_set_ids) == wanted
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(UPDATES, st.randoms(use_true_random=False), st.sets(st.integers(0, 60)), st.integers(0, 60))
 def test_final_state_depends_only_on_contents(steps: list[Any], random: Any, cuts: set[int], sync_at: int) -> None:
     updates = [Update(key, value if present else None) for (key, value), present in steps]
@@ -220,6 +220,21 @@ def test_final_state_depends_only_on_contents(steps: list[Any], random: Any, cut
     detours = [Update(key, None) for key in contents] + final + random.sample(final, len(final) // 2)
     check(run(detours, [], 0, 1), contents)
     check(run(detours, range(len(detours)), len(detours), 3), contents)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(ENTRIES, max_size=20), st.lists(ENTRIES, max_size=20))
+def test_from_one_state_to_another_by_way_of_nothing(first: list[Any], second: list[Any]) -> None:
+    graph = CalcGraph(NODE)
+    graph.set_status(SyncStatus.IN_SYNC)
+    batches = []
+    for flush, contents in (True, dict(first)), (False, {}), (True, dict(second)), (False, {}), (True, dict(second)):
+        graph.feed(Update(key, contents.get(key)) for key in {**dict(first), **dict(second)})
+        while graph.step(7):
+            pass
+        if flush:
+            batches.append(graph.flush())
+            check(oracle.replay(batches), contents)
 
 
 def test_no_endpoint_before_in_sync() -> None:

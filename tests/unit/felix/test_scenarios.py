@@ -146,6 +146,36 @@ def test_tiers_and_policies_in_order() -> None:
     assert [tier.name for tier in felix.pod.tiers] == ["default", "security", "last", "missing"]
 
 
+def test_tier_that_exists_goes_before_one_that_does_not() -> None:
+    felix = Felix()
+    felix.put({POD: web(), TierKey("z"): Tier(None), gnp("p"): Policy(tier="a"), gnp("q"): Policy(tier="z")})
+    assert [tier.name for tier in felix.pod.tiers] == ["z", "a"]
+
+
+def test_changed_order_and_types_reach_the_endpoint() -> None:
+    felix = Felix()
+    felix.put({POD: web(), gnp("a"): Policy(order=1.0), gnp("b"): Policy(order=2.0)})
+    felix.put({gnp("a"): Policy(order=3.0)})
+    assert felix.pod.tiers[0].ingress_policies == (gnp("b"), gnp("a"))
+    felix.put({gnp("a"): Policy(order=3.0, types=("egress",))})
+    assert felix.pod.tiers[0].ingress_policies == (gnp("b"),)
+    felix.put({gnp("a"): Policy(order=3.0, tier="x")})
+    assert [tier.name for tier in felix.pod.tiers] == ["default", "x"]
+
+
+def test_set_that_goes_and_comes_within_a_batch_stays() -> None:
+    felix = Felix()
+    rule = Rule("allow", src_selector="app == 'client'")
+    felix.put({POD: web(), REMOTE: client(), gnp("p"): Policy(inbound_rules=(rule,))})
+    sets = felix.state.ip_sets
+    felix.graph.feed([Update(gnp("p"), None)])
+    while felix.graph.step(10):
+        pass
+    felix.put({gnp("p"): Policy(inbound_rules=(rule,))})
+    assert felix.state.ip_sets == sets
+    assert felix.state.policies
+
+
 def test_staged_policies_are_not_enforced() -> None:
     felix = Felix()
     felix.put({POD: web(), PolicyKey("StagedGlobalNetworkPolicy", "", "s"): Policy(staged_action="Set")})

@@ -188,6 +188,7 @@ NOT_BUILT: Mapping[str, str] = {
     "NFTablesFlowTableOffload": "All",
     "EndpointReportingEnabled": "true",
     "RouteSource": "WorkloadIPs",
+    "RemoveExternalRoutes": "false",
     "FlowLogsLocalReporter": "Enabled",
 }
 """Parameters that ask for something which is not built when they have this value."""
