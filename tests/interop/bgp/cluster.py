@@ -210,7 +210,8 @@ class Cluster:
 
     def affinity(self, node: Node, cidr: str, state: str | None = "confirmed") -> None:
         """Give ``node`` the block ``cidr``; with state None take it away."""
-        key = f"/calico/ipam/v2/host/{node.name}/ipv4/block/{cidr.replace('/', '-')}"
+        version = 6 if ":" in cidr else 4
+        key = f"/calico/ipam/v2/host/{node.name}/ipv{version}/block/{cidr.replace('/', '-')}"
 
         async def work() -> None:
             async with open_client(self._settings()) as client:

@@ -270,3 +270,45 @@ def test_filters_and_refresh(cluster: Cluster) -> None:
     bird.wait_route(BLOCK)
     assert node.session(bird.address)["state"] == "Established"
     assert abs(int(node.session(bird.address)["since"][17:19]) - int(since[17:19])) in (0, 1, 59)
+
+
+def test_ipv6(cluster: Cluster) -> None:
+    node, bird = cluster.node(1), cluster.bird(9)
+    for host in (node, bird):
+        host.ip("addr", "add", f"fd00:9::{host.number}/64", "dev", "eth0", "nodad")
+    start_node(cluster, node)
+    cluster.apply(
+        {
+            "kind": "Node",
+            "metadata": {"name": node.name},
+            "spec": {"bgp": {"ipv4Address": f"{node.address}/24", "ipv6Address": "fd00:9::1/64"}},
+        },
+        {"kind": "IPPool", "metadata": {"name": "six"}, "spec": {"cidr": "fd77::/48", "blockSize": 122}},
+        {
+            "kind": "BGPPeer",
+            "metadata": {"name": "bird"},
+            "spec": {"peerIP": "fd00:9::9", "asNumber": 64512},
+        },
+    )
+    cluster.affinity(node, "fd77::1:0/122")
+    bird.start(
+        f"""
+router id {bird.address};
+protocol device {{}}
+protocol direct {{ ipv6; interface "eth0"; }}
+protocol static {{ ipv6; route fd99::/32 blackhole; }}
+protocol bgp node {{
+  local fd00:9::9 as 64512;
+  neighbor fd00:9::1 as 64512;
+  multihop;
+  graceful restart on;
+  ipv6 {{ import all; export where source = RTS_STATIC; add paths on; gateway recursive; }};
+}}
+"""
+    )
+    node.wait_established("fd00:9::9")
+    block = bird.wait_route("fd77::1:0/122")
+    assert "BGP.local_pref: 2147482623" in block
+    assert "BGP.next_hop: fd00:9::1" in block
+    until(lambda: "fd99::/32" in node.ip("-6", "route", "show", "proto", "bird"), 10, lambda: node.ip("-6", "route"))
+    assert "via fd00:9::9 dev eth0 metric 2147483547" in node.ip("-6", "route", "show", "proto", "bird")
