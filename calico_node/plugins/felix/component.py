@@ -8,10 +8,10 @@ dataplane are one failure unit: an error that retrying does not heal ends ``run`
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
 import anyio.lowlevel
@@ -147,7 +147,7 @@ class _Run:
         node = self._context.settings.node_name
         client = self._context.client
         updates = stream(client, SyncerKind.FELIX, node_name=node, on_rejected=self._left_out)
-        async with aclosing(cast("AsyncGenerator[SyncBatch, None]", updates)) as batches:
+        async with aclosing(updates) as batches:
             async for batch in batches:
                 await send.send(batch)
 
