@@ -28,7 +28,7 @@ from calico_node.errors import DatastoreError, ValidationError
 from calico_node.kubernetes.kinds import KINDS, Object, Ref, ref_of
 
 ENVIRONMENT = "CALICO_KUBERNETES_STORE"
-POLL = 0.025  # seconds between looks at the generation
+POLL = 0.01  # seconds between looks at the generation
 
 
 @frozen

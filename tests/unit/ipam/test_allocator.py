@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from calico_node.ipam import (
     BlockLimit,
     BlockNotEmpty,
     IPAMConfig,
+    KVStore,
     Pool,
     Release,
     ReleaseFailed,
@@ -400,5 +402,36 @@ def test_a_datastore_that_hangs_ends_in_an_error_that_says_so() -> None:
         world.ipam._timeout = 0.05
         got = await world.assign("node-a")
         assert got.explain() == "could not assign addresses to node-a within 0.05 s"
+
+    run(scenario())
+
+
+def test_a_malformed_pool_is_left_out_and_a_malformed_reservation_is_named() -> None:
+    def resource(name: str, **spec: Any) -> Any:
+        members = dict.fromkeys(
+            ["block_size", "node_selector", "namespace_selector", "allowed_uses", "assignment_mode", "disabled"]
+        )
+        members |= {"ipip_mode": None, "vxlan_mode": None, **spec}
+        return SimpleNamespace(metadata=SimpleNamespace(name=name), spec=SimpleNamespace(**members), status=None)
+
+    stored = {
+        "IPPool": [
+            resource("c", cidr="10.0.0.0/24"),
+            resource("b", cidr="10.0.0.0/40"),
+            resource("a", cidr="10.1.0.0/28", block_size=26),
+            resource("9", cidr="fd00::/64", disabled=True),
+        ],
+        "IPReservation": [resource("mine", reserved_cidrs=["10.0.0.1/32", "10.0.0.0/99"])],
+    }
+
+    async def list_kind(kind: str) -> Any:
+        return SimpleNamespace(items=stored[kind])
+
+    async def scenario() -> None:
+        store = KVStore(SimpleNamespace(list=list_kind))
+        pools = await store.pools()
+        assert [(pool.name, pool.block_size, pool.enabled) for pool in pools] == [("9", 122, False), ("c", 26, True)]
+        with pytest.raises(IPAMError, match=r"IPReservation\(mine\): spec.reservedCIDRs: .*10\.0\.0\.0/99"):
+            await store.reservations()
 
     run(scenario())
