@@ -97,6 +97,9 @@ def _u32(kind: int, value: int) -> bytes:
     return attr(kind, _U32.pack(value & 0xFFFFFFFF))
 
 
+_END_FLAG = _u32(3, ELEMENT_INTERVAL_END)
+
+
 def batch(messages: Sequence[bytes]) -> list[bytes]:
     """``messages`` as one transaction; its last one is acknowledged."""
     begin = message(BATCH_BEGIN, 0, _generic(0, 10))
@@ -196,8 +199,7 @@ def _anonymous_set(family: int, table: str, content: AnonymousSet, set_id: int) 
         _u32(10, set_id),
     )
     if content.interval:
-        half = content.key_length
-        elements = interval_elements([(pair[:half], pair[half:]) for pair in content.elements])
+        elements = interval_elements(content.elements, content.key_length)
     else:
         elements = [key_element(key) for key in content.elements]
     return [create, *_elements(NEWSETELEM, NLM_F_CREATE, family, table, "__set%d", elements, set_id)]
@@ -248,16 +250,19 @@ def verdict_element(key: bytes, verdict: Verdict) -> bytes:
     return nested(1, nested(1, attr(1, key)), verdict_data(2, verdict))
 
 
-def interval_elements(bounds: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
-    """Elements for closed intervals.  The kernel keeps a start and, one behind the last address, an end; an interval
-    that reaches the top of the address space has no end."""
+def interval_elements(intervals: Iterable[bytes], length: int) -> list[bytes]:
+    """Elements for closed intervals, each its first and last key of ``length`` bytes joined.
+
+    The kernel keeps a start and, one behind the last address, an end; an interval that reaches the top of the address
+    space has no end.
+    """
     elements = []
-    for first, last in bounds:
-        elements.append(key_element(first))
-        end = int.from_bytes(last) + 1
-        if end < 1 << 8 * len(last):
-            key = end.to_bytes(len(last))
-            elements.append(nested(1, _u32(3, ELEMENT_INTERVAL_END), nested(1, attr(1, key))))
+    beyond = 1 << 8 * length
+    for interval in intervals:
+        elements.append(key_element(interval[:length]))
+        end = int.from_bytes(interval[length:]) + 1
+        if end < beyond:
+            elements.append(nested(1, _END_FLAG, nested(1, attr(1, end.to_bytes(length)))))
     return elements
 
 
@@ -317,15 +322,6 @@ class KernelSet:
     @property
     def anonymous(self) -> bool:
         return bool(self.flags & SET_ANONYMOUS)
-
-
-@frozen
-class KernelElement:
-    """``verdict`` only in maps; ``end`` marks the open upper bound of an interval."""
-
-    key: bytes
-    end: bool = False
-    verdict: Verdict | None = None
 
 
 def get_tables(family: int) -> bytes:
@@ -396,13 +392,26 @@ def parse_set(payload: bytes) -> tuple[str, KernelSet]:
     )
 
 
-def parse_elements(payload: bytes) -> Iterator[KernelElement]:
-    """The elements in one message of a set's dump."""
-    body = parse_attrs(payload, 4)
-    for _, element in iterate_attrs(body.get(3, b"")):
-        fields = parse_attrs(element)
-        if 1 not in fields:
-            continue
-        verdict = parse_verdict(fields[2]) if 2 in fields else None
+END, START = 0, 1
+
+
+def parse_members(payload: bytes) -> Iterator[bytes]:
+    """The elements in one message of a set's dump: each its key and a byte, ``END`` for an interval's open upper
+    bound and ``START`` for all others."""
+    for fields in _elements_of(payload):
         flags = _integer(fields.get(3))
-        yield KernelElement(parse_attrs(fields[1])[1], bool(flags & ELEMENT_INTERVAL_END), verdict)
+        yield parse_attrs(fields[1])[1] + (b"\0" if flags & ELEMENT_INTERVAL_END else b"\1")
+
+
+def parse_verdicts(payload: bytes) -> Iterator[tuple[bytes, Verdict]]:
+    """The elements in one message of a verdict map's dump."""
+    for fields in _elements_of(payload):
+        if 2 in fields:
+            yield parse_attrs(fields[1])[1], parse_verdict(fields[2])
+
+
+def _elements_of(payload: bytes) -> Iterator[dict[int, bytes]]:
+    for _, element in iterate_attrs(parse_attrs(payload, 4).get(3, b"")):
+        fields = parse_attrs(element)
+        if 1 in fields:
+            yield fields

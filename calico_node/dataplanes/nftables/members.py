@@ -30,21 +30,21 @@ class SetShape:
     def elements(self, keys: Iterable[bytes]) -> list[bytes]:
         if not self.interval:
             return [codec.key_element(key) for key in keys]
-        half = self.key_length
-        return codec.interval_elements([(key[:half], key[half:]) for key in keys])
+        return codec.interval_elements(keys, self.key_length)
 
-    def keys_of_dump(self, elements: Iterable[codec.KernelElement]) -> set[bytes]:
-        """Back from a dump's elements, in any order, to keys."""
+    def keys_of_dump(self, elements: Iterable[bytes]) -> set[bytes]:
+        """Back from a dump's elements (``codec.parse_members``), in any order, to keys."""
         if not self.interval:
-            return {element.key for element in elements}
+            return {element[:-1] for element in elements}
         found: set[bytes] = set()
         start: bytes | None = None
         # An end sorts before a start at the same place: intervals may touch.
-        for element in sorted(elements, key=lambda element: (element.key, not element.end)):
+        for element in sorted(elements):
+            key = element[:-1]
             if start is not None:
-                last = int.from_bytes(element.key) - 1
+                last = int.from_bytes(key) - 1
                 found.add(start + last.to_bytes(self.key_length))
-            start = None if element.end else element.key
+            start = None if element[-1] == codec.END else key
         if start is not None:
             found.add(start + b"\xff" * self.key_length)
         return found
@@ -103,15 +103,17 @@ def delta_groups(
     Intervals that overlap stay in one group, because the kernel takes the new only after the old is gone.
     """
     half = shape.key_length
-    changes = sorted([(key, False) for key in removed] + [(key, True) for key in added])
+    # Plain byte strings sort fast, and give the garbage collector nothing to follow.
+    changes = sorted([key + b"\0" for key in removed] + [key + b"\1" for key in added])
     out: list[bytes] = []
     into: list[bytes] = []
     top = b""
-    for key, is_added in changes:
+    for change in changes:
+        key = change[:-1]
         if len(out) + len(into) >= limit and (not shape.interval or key[:half] > top):
             yield out, into
             out, into = [], []
-        (into if is_added else out).append(key)
+        (into if change[-1] else out).append(key)
         if shape.interval:
             top = max(top, key[half:])
     if out or into:

@@ -85,15 +85,15 @@ class Store:
             if error.errno == errno.ENOENT:
                 return
             raise
-        elements = [element for payload in payloads for element in codec.parse_elements(payload)]
         if kernel_set.flags & codec.SET_MAP:
             if kernel_set.name in MAPS:
                 known.maps[kernel_set.name] = {
-                    element.key: element.verdict for element in elements if element.verdict is not None
+                    key: verdict for payload in payloads for key, verdict in codec.parse_verdicts(payload)
                 }
             return
         shape = SetShape(kernel_set.key_type, kernel_set.key_length, bool(kernel_set.flags & codec.SET_INTERVAL))
-        known.sets[kernel_set.name] = KnownSet(shape, shape.keys_of_dump(elements))
+        members = (member for payload in payloads for member in codec.parse_members(payload))
+        known.sets[kernel_set.name] = KnownSet(shape, shape.keys_of_dump(members))
 
     def generation(self) -> int:
         """A number that every committed transaction in this network namespace, anybody's, moves."""

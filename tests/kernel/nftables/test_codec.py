@@ -74,10 +74,9 @@ class Kernel:
         (found,) = [s for _, s in map(codec.parse_set, sets) if s.name == name]
         assert found.anonymous
         dump = self.socket.dump_now(codec.get_elements(family.number, "codec", name))
-        elements = [element for payload in dump for element in codec.parse_elements(payload)]
-        if not found.flags & codec.SET_INTERVAL:
-            return {element.key for element in elements}
-        return SetShape(found.key_type, found.key_length, True).keys_of_dump(elements)
+        members = [member for payload in dump for member in codec.parse_members(payload)]
+        interval = bool(found.flags & codec.SET_INTERVAL)
+        return SetShape(found.key_type, found.key_length, interval).keys_of_dump(members)
 
 
 @pytest.fixture(scope="module")

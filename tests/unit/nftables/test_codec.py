@@ -77,7 +77,7 @@ def test_interval_sets_come_back_from_any_order_of_elements(four, six):
     for family in (IPV4, IPV6):
         shape = set_shape(family, IPSetType.NET)
         messages = codec.add_elements(family.number, "t", "s", shape.elements(sorted(keys[family.version])))
-        elements = [x for msg in messages for x in codec.parse_elements(msg[16:])]
+        elements = [x for msg in messages for x in codec.parse_members(msg[16:])]
         assert shape.keys_of_dump(reversed(elements)) == keys[family.version]
 
 
@@ -85,7 +85,7 @@ def test_touching_intervals_stay_apart():
     keys = parse_members(IPSetType.NET, {"10.0.0.0/25", "10.0.0.128/25", "255.255.255.255", "0.0.0.0/32"})[4]
     shape = set_shape(IPV4, IPSetType.NET)
     (msg,) = codec.add_elements(2, "t", "s", shape.elements(keys))
-    assert shape.keys_of_dump(codec.parse_elements(msg[16:])) == keys
+    assert shape.keys_of_dump(codec.parse_members(msg[16:])) == keys
 
 
 def test_address_and_port_members():
