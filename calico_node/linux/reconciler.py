@@ -81,7 +81,6 @@ class RouteReconciler(Generic[R]):
         self._waiters: list[tuple[str, asyncio.Future[None]]] = []
         self._ready = asyncio.Event()
         self._ended: BaseException | None = None
-        self._reported: set[str] = set()
 
     # For owners
 
@@ -336,8 +335,6 @@ class RouteReconciler(Generic[R]):
         self._changed = asyncio.Event()
 
     def _report_failures(self) -> None:
-        failures = self.table.failures
-        new = [destination for destination in failures if destination not in self._reported]
-        if new:
-            log.warning("%d routes could not be set (retrying); %s: %s", len(new), new[0], failures[new[0]])
-        self._reported = set(failures)
+        new = self.table.take_new_failures()
+        if new is not None:
+            log.warning("%d routes could not be set (retrying); %s: %s", *new)

@@ -105,6 +105,8 @@ class RouteTable(Generic[R]):
         self._unknown_since: dict[tuple[bytes, Path], float] = {}
         self._deferred: dict[bytes, float] = {}
         self._failed: dict[bytes, _Failure] = {}
+        self._due: float | None = None
+        self._new_failures: list[bytes] = []
         self._stale_addresses: set[bytes] = set()
         self.visible: dict[bytes, tuple[R, ...]] = {}
         self.version = 0
@@ -411,6 +413,7 @@ class RouteTable(Generic[R]):
                 if now >= due:
                     return True
                 self._deferred[prefix] = due
+                self._note_due(due)
         return False
 
     def done(self, change: Change, error: NetlinkError | None, now: float) -> bool:
@@ -436,8 +439,15 @@ class RouteTable(Generic[R]):
     def _fail(self, prefix: bytes, reason: str, now: float) -> None:
         before = self._failed.get(prefix)
         attempts = before.attempts + 1 if before is not None else 0
-        delay = RETRY_DELAYS[min(attempts, len(RETRY_DELAYS) - 1)]
-        self._failed[prefix] = _Failure(reason, attempts, now + delay)
+        if before is None:
+            self._new_failures.append(prefix)
+        due = now + RETRY_DELAYS[min(attempts, len(RETRY_DELAYS) - 1)]
+        self._failed[prefix] = _Failure(reason, attempts, due)
+        self._note_due(due)
+
+    def _note_due(self, due: float) -> None:
+        if self._due is None or due < self._due:
+            self._due = due
 
     def requeue(self, plans: Iterable[Plan]) -> None:
         """Plans that could not be carried out for a fault of the socket: their prefixes are to be looked at again."""
@@ -459,17 +469,27 @@ class RouteTable(Generic[R]):
 
     def expire(self, now: float) -> None:
         """Make due what waited: retries, ends of grace periods."""
-        for prefix in [prefix for prefix, failure in self._failed.items() if failure.due <= now]:
-            self._dirty[""].add(prefix)
+        if self._due is None or now < self._due:
+            return
+        for prefix, failure in self._failed.items():
+            if failure.due <= now:
+                self._dirty[""].add(prefix)
         for prefix in [prefix for prefix, due in self._deferred.items() if due <= now]:
             del self._deferred[prefix]
             self._dirty[""].add(prefix)
+        waiting = [failure.due for failure in self._failed.values() if failure.due > now]
+        self._due = min([*waiting, *self._deferred.values()], default=None)
 
     def next_due(self) -> float | None:
-        """When ``expire`` has something to do next."""
-        times = [failure.due for failure in self._failed.values()]
-        times += self._deferred.values()
-        return min(times, default=None)
+        """When ``expire`` may have something to do next."""
+        return self._due
+
+    def take_new_failures(self) -> tuple[int, str, str] | None:
+        """How many routes began to fail since the last call, and the first one's destination and reason."""
+        new, self._new_failures = [prefix for prefix in self._new_failures if prefix in self._failed], []
+        if not new:
+            return None
+        return len(new), unpack_prefix(new[0]), self._failed[new[0]].reason
 
     @property
     def failures(self) -> dict[str, str]:

@@ -46,6 +46,8 @@ from calico_node.resources import from_dict
 log = structlog.get_logger(__name__)
 
 WRITE_ATTEMPTS = 6
+GATE_INTERVAL = 5.0
+GATE_TIMEOUT = 30.0
 _POLL = 0.02
 
 
@@ -108,6 +110,7 @@ class Operations:
 
     async def _add(self, call: Call, endpoint: Endpoint) -> bytes:
         await self._require_ready()
+        await self._await_gates(call)
         metadata = self._metadata(call)
         kubernetes_policy = call.conf.text("policy", "type") == "k8s"
         if kubernetes_policy and call.pod is not None and metadata is None:
@@ -367,6 +370,30 @@ class Operations:
                 if await self._delete_endpoint(endpoint, spec.container_id):
                     await self._context.pod_wiring.delete(None, spec.endpoint, endpoint.host_interface)
         await self._allocator.collect(call.conf.name, valid)
+
+    async def _await_gates(self, call: Call) -> None:
+        """Until every URL of ``readiness_gates`` answers with success.  Raises ``CNIError`` after 30 s."""
+        gates = call.conf.get("readiness_gates") or ()
+        if not isinstance(gates, list | tuple):
+            raise CNIError(INVALID_CONFIG, f"readiness_gates = {gates!r}: must be a list of URLs")
+        if not gates:
+            return
+        import aiohttp  # rarely asked for, slow to import
+
+        deadline = time.monotonic() + GATE_TIMEOUT
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=GATE_INTERVAL)) as session:
+            for gate in gates:
+                while True:
+                    try:
+                        async with session.get(str(gate)) as response:
+                            if response.ok:
+                                break
+                            reason = f"status {response.status}"
+                    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+                        reason = str(error) or type(error).__name__
+                    if time.monotonic() > deadline:
+                        raise CNIError(INTERNAL, f"readiness gate {gate} is not open: {reason}")
+                    await asyncio.sleep(GATE_INTERVAL)
 
     # Common
 

@@ -17,6 +17,7 @@ import pytest
 
 from calico_node.hookspecs import WorkloadMetadata
 from calico_node.linux.namespaces import call_in_netns
+from calico_node.plugins.cni import operations
 from calico_node.resources import from_dict
 from tests.kernel.cni.node import CONFIG, POOL, NodeUnderTest, netns_path, node_under_test, run_in, workload_route
 
@@ -356,6 +357,29 @@ def test_the_console_scripts_are_the_same_client(tmp_path: Path) -> None:
         error = json.loads(answer.stdout)
         assert (error["cniVersion"], error["code"]) == ("0.4.0", 11)
         assert f"calico-node is not running on this host: {tmp_path}/cni.sock" in error["msg"]
+
+
+def test_an_add_waits_for_the_readiness_gates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operations, "GATE_INTERVAL", 0.05)
+    monkeypatch.setattr(operations, "GATE_TIMEOUT", 1.0)
+    answers = [b"503 Unavailable", b"200 OK"]
+
+    async def gate(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 " + answers.pop(0) + b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        writer.close()
+
+    async def body(node: NodeUnderTest) -> None:
+        async with await asyncio.start_server(gate, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            config = {**CONFIG, "readiness_gates": [f"http://127.0.0.1:{port}/ready"]}
+            assert (await node.cni("ADD", netns=node.new_pod(), config=config)).status == 0
+            assert answers == []
+        answer = await node.cni("ADD", netns=node.new_pod(), container="c2", pod="p2", config=config)
+        assert answer.status == 1
+        assert f"http://127.0.0.1:{port}/ready is not open" in answer.json["msg"]
+
+    with_node(tmp_path, body)
 
 
 def test_errors_are_printed_as_the_specification_says(tmp_path: Path) -> None:

@@ -39,11 +39,21 @@ def test_each_message_of_a_large_batch_has_its_own_answer(netns: int) -> None:
     assert ip(netns, "route show type blackhole").count("\n") == 1199
 
 
-def test_every_message_of_a_batch_may_fail_even_with_the_smallest_buffers(netns: int) -> None:
-    delete = rtnetlink.encoder(2, PATH).delete(rtnetlink.pack_prefix("100.0.0.0/24"))
+@pytest.mark.parametrize("wanted", [2304, 212_992, netlink.WANTED_BUFFER])
+def test_every_message_of_a_batch_may_fail_whatever_the_buffers(
+    netns: int, wanted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """212,992 (net.core.rmem_max) is the most a user namespace gets on a stock Debian."""
+    monkeypatch.setattr(netlink, "WANTED_BUFFER", wanted)
+    path = rtnetlink.Path(
+        rtnetlink.RTN_UNICAST, 0, 12, 0, (rtnetlink.NextHop(rtnetlink.pack_address("10.9.9.9"), 0),)
+    )
+    add = rtnetlink.encoder(2, path).add(rtnetlink.pack_prefix("100.0.0.0/24"))
     with netlink.NetlinkSocket(netns=netns) as sock:
-        answers = sock.request_now([delete] * 1500)
-    assert [error.errno for error in answers if error is not None] == [errno.ESRCH] * 1500
+        answers = sock.request_now([add] * 1500)
+        routes = sock.dump_now(rtnetlink.get_routes(2))
+    assert [error.errno for error in answers if error is not None] == [errno.ENETUNREACH] * 1500
+    assert len(routes) == 1
 
 
 def test_a_dump_is_whole_and_notifications_leave_out_an_ignored_port(netns: int) -> None:
