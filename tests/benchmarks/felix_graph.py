@@ -1,6 +1,7 @@
 """The calculation graph at scale: load, one change, longest slice.
 
-``python -m tests.benchmarks.felix_graph [N] [P]``: N endpoints (10,000), 200 of them on this node, and P policies (1,000) with a named port and two selectors each.
+``python -m tests.benchmarks.felix_graph [N] [P]``: N endpoints (10,000), 200 of them on this node, and P policies
+(1,000) with a named port and two selectors each.
 """
 
 from __future__ import annotations

@@ -16,13 +16,15 @@ BOOT_PROTOCOL = 3
 
 @frozen
 class RouteSettings:
-    """``protocol`` and metrics of workload routes; ``source4`` and ``source6`` their preferred source."""
+    """``protocol`` and metrics of workload routes; ``source4`` and ``source6`` their preferred source;
+    without ``ipv6`` there are no IPv6 routes at all."""
 
     protocol: int = BOOT_PROTOCOL
     metric4: int = 1024
     metric6: int = 1024
     source4: str = ""
     source6: str = ""
+    ipv6: bool = True
 
     @classmethod
     def parse(cls, values: Mapping[str, str]) -> RouteSettings:
@@ -33,6 +35,7 @@ class RouteSettings:
             metric6=int(values["IPv6NormalRoutePriority"]),
             source4=values["DeviceRouteSourceAddress"],
             source6=values["DeviceRouteSourceAddressIPv6"],
+            ipv6=values["Ipv6Support"] == "true",
         )
 
     @property
@@ -101,6 +104,8 @@ class DesiredRoutes:
         return add, remove
 
     def _wanted(self, dst: str) -> Route | None:
+        if ":" in dst and not self.settings.ipv6:
+            return None
         claims = self._claims.get(dst)
         if claims:
             first = min(claims, key=lambda one: (one.orchestrator, one.workload, one.endpoint))

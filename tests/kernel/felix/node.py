@@ -143,6 +143,23 @@ class Node:
 
         self.runner.run(delete())
 
+    def block(self, cidr: str, node: str) -> None:
+        """An IPAM block of 64 addresses, affine to ``node``."""
+        block = {
+            "cidr": cidr,
+            "affinity": f"host:{node}",
+            "allocations": [None] * 64,
+            "unallocated": list(range(64)),
+            "attributes": [],
+            "deleted": False,
+        }
+
+        async def put() -> None:
+            key = f"/calico/ipam/v2/assignment/ipv4/block/{cidr.replace('/', '-')}"
+            await (await self._open()).kv.put(key, json.dumps(block).encode())
+
+        self.runner.run(put())
+
     # Pods
 
     def pod(self, name: str, address: str, **labels: str) -> str:

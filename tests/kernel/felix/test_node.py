@@ -73,6 +73,26 @@ def test_routes_sysctls_and_status_files(node: Node) -> None:
     node.until(lambda: not any((node.folder / "run" / "endpoint-status").iterdir()))
 
 
+def test_blocks_of_a_pool_that_needs_no_tunnel_here(node: Node) -> None:
+    pool = document("IPPool", "overlay", cidr="10.70.0.0/16", vxlanMode="CrossSubnet", natOutgoing=True)
+    near = document("Node", "near", bgp={"ipv4Address": "172.30.0.2/24"})
+    far = document("Node", "far", bgp={"ipv4Address": "172.31.0.2/24"})
+    node.write(pool, near, far)
+    node.block("10.70.1.0/26", "node1")
+    node.block("10.70.2.0/26", "near")
+    node.until(lambda: "10.70.2.0/26" in run(f"ip -n {node.name} route"))
+    routes = run(f"ip -n {node.name} route")
+    assert "10.70.2.0/26 via 172.30.0.2 dev eth0 proto 80" in routes
+    assert "blackhole 10.70.1.0/26 proto 80" in routes
+    assert node.felix()["ready"]
+
+    node.block("10.70.3.0/26", "far")
+    node.until(lambda: not node.felix()["ready"])
+    assert "10.70.0.0/16" in node.felix()["reason"]
+    assert "far (172.31.0.2)" in node.felix()["reason"]
+    assert "10.70.3.0/26" not in run(f"ip -n {node.name} route")
+
+
 def test_stale_routes_go_after_the_first_apply(node: Node) -> None:
     node.stop()
     run(f"ip -n {node.name} route add blackhole 10.65.9.0/26 proto 80")
