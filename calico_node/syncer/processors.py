@@ -12,13 +12,14 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from calico_node.datastores.client import read_resource
 from calico_node.datastores.kv import KeyValue
 from calico_node.datastores.names import RESOURCES_PREFIX, ResourceName, kind_prefix, parse_resource_key
 from calico_node.datastores.rules import DEFAULT_ALLOW, default_allow_profile
 from calico_node.errors import CalicoError, ValidationError
+from calico_node.kubernetes.policies import network_policy_to_calico
 from calico_node.model import (
     BlockAffinityKey,
     BlockKey,
@@ -67,6 +68,25 @@ def _raw(name: ResourceName, resource: Any) -> Values:
 def _policy(name: ResourceName, resource: Any) -> Values:
     value = policy_conversion.policy(resource)
     return {} if value is None else {PolicyKey(name.kind, name.namespace, name.name): value}
+
+
+def _staged_kubernetes_policy(name: ResourceName, resource: Any) -> Values:
+    spec = resource.spec
+    if spec.staged_action == "Delete":
+        return {}
+    kubernetes = {
+        "metadata": {"name": name.name, "namespace": name.namespace},
+        "spec": {
+            "podSelector": spec.pod_selector,
+            "ingress": spec.ingress,
+            "egress": spec.egress,
+            "policyTypes": spec.policy_types,
+        },
+    }
+    value = policy_conversion.policy(network_policy_to_calico(kubernetes))
+    if value is None:
+        return {}
+    return {PolicyKey(name.kind, name.namespace, name.name): evolve(value, staged_action=spec.staged_action or "Set")}
 
 
 def _tier(name: ResourceName, resource: Any) -> Values:
@@ -152,6 +172,7 @@ _FELIX: Mapping[str, Processor] = {
     "Node": _node,
     "Profile": _profile,
     "StagedGlobalNetworkPolicy": _policy,
+    "StagedKubernetesNetworkPolicy": _staged_kubernetes_policy,
     "StagedNetworkPolicy": _policy,
     "Tier": _tier,
     "WorkloadEndpoint": _workload_endpoint,

@@ -1,5 +1,6 @@
 """The embedded datastore: etcd's semantics in one SQLite file, shared by the processes of one host."""
 
 from calico_node.datastores.embedded.engine import EmbeddedEngine
+from calico_node.datastores.embedded.store import Durability
 
-__all__ = ["EmbeddedEngine"]
+__all__ = ["Durability", "EmbeddedEngine"]

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from attrs import frozen
 
 from calico_node.datastores.embedded.files import FileLock, Notifier, check_filesystem
-from calico_node.datastores.embedded.store import Clock, Store, check_operations
+from calico_node.datastores.embedded.store import Clock, Durability, Store, check_operations
 from calico_node.datastores.kv import Compare, Delete, KeyValue, Operation, Put, RangeResult, TxnResult, WatchBatch
 from calico_node.errors import Compacted, DatastoreError
 
@@ -47,8 +47,9 @@ class EmbeddedEngine:
 
     name = "embedded"
 
-    def __init__(self, path: Path, clock: Clock | None = None) -> None:
+    def __init__(self, path: Path, clock: Clock | None, durability: Durability) -> None:
         self.path = path
+        self._durability = durability
         self._clock = clock or Clock.system()
         self._pid = os.getpid()
         self._loop = asyncio.get_running_loop()
@@ -68,9 +69,11 @@ class EmbeddedEngine:
         self._look_task: asyncio.Task[None] | None = None
 
     @classmethod
-    async def open(cls, path: Path, *, clock: Clock | None = None) -> EmbeddedEngine:
+    async def open(
+        cls, path: Path, *, clock: Clock | None = None, durability: Durability = Durability.DISK
+    ) -> EmbeddedEngine:
         """Open the store, making file and folder where they are missing.  Raises ``DatastoreError``."""
-        engine = cls(path, clock)
+        engine = cls(path, clock, durability)
         try:
             await engine._in_thread(engine._write_thread, engine._open_files)
         except BaseException:
@@ -110,7 +113,7 @@ class EmbeddedEngine:
     def _open_stores(self) -> None:
         self._head = 0
         self._tail = None
-        self._writer = Store(self.path, writable=True, clock=self._clock)
+        self._writer = Store(self.path, writable=True, clock=self._clock, durability=self._durability)
         try:
             self._reader = Store(self.path, writable=False, clock=self._clock)
         except BaseException:

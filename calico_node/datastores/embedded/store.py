@@ -7,6 +7,7 @@ Keys are BLOBs: compared bytewise, as etcd does.
 
 from __future__ import annotations
 
+import enum
 import os
 import sqlite3
 import time
@@ -61,6 +62,17 @@ _COLUMNS = "h.id, h.key, h.value, h.create_revision, h.version, h.lease"
 _Row = tuple[int, bytes, bytes | None, int, int, int]
 
 
+class Durability(enum.Enum):
+    """What an acknowledged commit survives; either way ``kill -9`` of any process.
+
+    DISK: a power cut too, for one flush of the disk a commit (measured: 0.2 ms on an idle virtual disk, 5 ms on a
+    busy one).  PROCESS: not a power cut, which may take the last commits but leaves the file whole.
+    """
+
+    DISK = "FULL"
+    PROCESS = "NORMAL"
+
+
 @frozen
 class Clock:
     """Seconds since boot, suspended time included, and which boot: comparable between the processes of a host."""
@@ -92,9 +104,12 @@ class Store:
     Raises ``DatastoreError`` for a file that is damaged, foreign or out of reach.
     """
 
-    def __init__(self, path: Path, *, writable: bool, clock: Clock | None = None) -> None:
+    def __init__(
+        self, path: Path, *, writable: bool, clock: Clock | None = None, durability: Durability = Durability.DISK
+    ) -> None:
         """Open, and create when ``writable``; under the lock."""
         self.path = path
+        self._durability = durability
         self._clock = clock or Clock.system()
         try:
             self._db = sqlite3.connect(
@@ -129,8 +144,7 @@ class Store:
                 f"{self.path}: datastore format {version}, this calico-node reads {FORMAT_VERSION}; use the "
                 "calico-node release that wrote it"
             )
-        # FULL: each commit is on the disk before it is acknowledged, so that not even a power cut loses it.
-        execute("PRAGMA synchronous = FULL")
+        execute(f"PRAGMA synchronous = {self._durability.value}")
         execute("PRAGMA cache_size = -8192")
         execute(f"PRAGMA journal_size_limit = {_WAL_KEPT_BYTES}")
         if not writable:

@@ -25,6 +25,7 @@ from calico_node.errors import (
     OperationNotSupported,
     ResourceAlreadyExists,
     ResourceDoesNotExist,
+    SettingsError,
     UpdateConflict,
     ValidationError,
 )
@@ -297,6 +298,15 @@ async def test_open_client_by_settings(tmp_path: Path) -> None:
     async with open_client(Settings.load(environ)) as client:
         await client.ensure_initialized()
         assert len((await client.list("Tier")).items) == 3
+
+
+async def test_durability_is_a_setting(tmp_path: Path) -> None:
+    environ = {"CALICO_DATASTORE_PATH": str(tmp_path / "datastore.db"), "NODENAME": "n"}
+    async with open_client(Settings.load({**environ, "CALICO_DATASTORE_DURABILITY": "process"})) as client:
+        await client.ensure_initialized()
+    with pytest.raises(SettingsError, match="CALICO_DATASTORE_DURABILITY = 'none': must be disk or process"):
+        async with open_client(Settings.load({**environ, "CALICO_DATASTORE_DURABILITY": "none"})):
+            pass
 
 
 def test_resource_keys() -> None:

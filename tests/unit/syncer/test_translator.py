@@ -27,6 +27,7 @@ from calico_node.model import (
     Key,
     NetworkSet,
     NetworkSetKey,
+    Policy,
     PolicyKey,
     ProfileLabelsKey,
     ProfileRules,
@@ -243,6 +244,20 @@ def test_an_object_that_cannot_be_used_counts_as_absent(value: bytes, caplog: py
     assert PolicyKey("NetworkPolicy", "ns", "p") in view.values
     assert [title for title, _ in view.rejections] == ["NetworkPolicy(ns/p)"] * 2
     assert view.rejections[-1][1] is None
+
+
+def test_a_staged_kubernetes_policy_is_converted_and_stays_staged() -> None:
+    view = View()
+    spec = {"podSelector": {"matchLabels": {"app": "web"}}, "ingress": [{"from": [{"podSelector": {}}]}]}
+    view.put("StagedKubernetesNetworkPolicy", "p", spec, "ns")
+    policy = view.values[PolicyKey("StagedKubernetesNetworkPolicy", "ns", "p")]
+    assert isinstance(policy, Policy)
+    assert (policy.staged_action, policy.order, policy.types) == ("Set", 1000, ("ingress",))
+    assert policy.selector == (
+        "(projectcalico.org/orchestrator == 'k8s' && app == 'web') && projectcalico.org/namespace == 'ns'"
+    )
+    view.put("StagedKubernetesNetworkPolicy", "p", {"stagedAction": "Delete", "podSelector": {}}, "ns")
+    assert view.values == {}
 
 
 def test_consumers_get_only_their_kinds() -> None:
