@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from calico_node.lab.probes import Expectation, Probe, Result
 
 _YES, _NO = "✔", "·"
+_HEAD_WIDTH = 11
+"""Columns of a heading, unless one part of a name is longer."""
 
 
 def render(
@@ -34,10 +38,11 @@ def render(
     first = max((len(_short(row, common)) for row in rows), default=4) + 4
     tables: list[Table] = []
     for part in _split(list(columns), heads, width - first):
-        table = Table(title=title if not tables else None, title_justify="left", pad_edge=False)
-        table.add_column("from \\ to", no_wrap=True)
+        heading = title if not tables else None
+        table = Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+        table.add_column("from \\ to", no_wrap=True, vertical="bottom")
         for column in part:
-            table.add_column(heads[column], justify="center", no_wrap=True)
+            table.add_column(heads[column], justify="center", no_wrap=True, vertical="bottom")
         for row in rows:
             table.add_row(_short(row, common), *(_cell(cells.get((row, column)), expected) for column in part))
         tables.append(table)
@@ -69,9 +74,14 @@ def _short(name: str, common: str) -> str:
 
 
 def _head(column: tuple[str, str], common: str) -> str:
+    """The target's name, broken at its separators so that the column stays narrow, above protocol and port."""
     target, service = column
-    name = _short(target, common)
-    return f"{name}\n{service}" if "/" not in name or len(name) < 16 else name.replace("/", "/\n", 1) + f"\n{service}"
+    lines = [""]
+    for part in re.findall(r"[^-/:.]+[-/:.]*", _short(target, common)):
+        if lines[-1] and len(lines[-1]) + len(part) > _HEAD_WIDTH:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join([*lines, service])
 
 
 def _split(
@@ -80,7 +90,7 @@ def _split(
     parts: list[list[tuple[str, str]]] = [[]]
     used = 0
     for column in columns:
-        size = max(len(line) for line in heads[column].split("\n")) + 3
+        size = max(len(line) for line in heads[column].split("\n")) + 2
         if parts[-1] and used + size > width:
             parts.append([])
             used = 0

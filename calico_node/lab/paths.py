@@ -84,16 +84,18 @@ class LabPaths:
             )
 
 
-def base_dir() -> Path:
-    """The folder that holds all of this user's labs, made where it is missing.  Raises ``LabError``."""
+def base_dir(*, make: bool = False) -> Path:
+    """The folder that holds all of this user's labs.  Raises ``LabError`` when it cannot be made or is unsafe."""
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     if runtime and os.path.isdir(runtime) and os.access(runtime, os.W_OK | os.X_OK) and not filesystem_name(runtime):
         top = Path(runtime)
     else:
         top = Path("/tmp") / f"calico-node-{os.getuid()}"
-        _private(top)
+        if make or top.exists():
+            _private(top)
     base = top / "calico-node" / "lab"
-    base.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if make:
+        base.mkdir(parents=True, exist_ok=True, mode=0o700)
     return base
 
 
@@ -137,7 +139,7 @@ def is_up(paths: LabPaths) -> bool:
 def claim(paths: LabPaths) -> None:
     """Make the lab's folder; what a dead lab left is removed first.  Raises ``LabError`` when the lab is up."""
     for _ in range(_CLAIM_TRIES):
-        base_dir()
+        base_dir(make=True)
         try:
             paths.root.mkdir(mode=0o700)
             return
@@ -153,8 +155,8 @@ def claim(paths: LabPaths) -> None:
 def remove(root: Path) -> None:
     """Remove a lab's folder, and those above it that are ours and empty now."""
     shutil.rmtree(root, ignore_errors=True)
-    for folder, name in zip(root.parents, ("lab", "calico-node", f"calico-node-{os.getuid()}"), strict=False):
-        if folder.name != name:
+    for folder, name in zip(root.parents, (r"lab", r"calico-node", r"calico-node-\d+"), strict=False):
+        if not re.fullmatch(name, folder.name):
             return
         try:
             folder.rmdir()
@@ -175,5 +177,5 @@ def starting(paths: LabPaths) -> bool:
 def running() -> list[str]:
     """The names of this user's labs that are up."""
     base = base_dir()
-    names = sorted(entry.name for entry in base.iterdir() if entry.is_dir())
+    names = sorted(entry.name for entry in base.iterdir() if entry.is_dir()) if base.is_dir() else []
     return [name for name in names if is_up(LabPaths(name, base / name))]

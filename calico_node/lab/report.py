@@ -16,6 +16,8 @@ from calico_node.lab import matrix
 from calico_node.lab.control import Progress as Tell
 from calico_node.lab.probes import Difference, Expectation, Result
 
+_WIDTH = 120
+
 
 class Report:
     """Writes to standard output, or with ``quiet`` only what is wrong, to standard error."""
@@ -23,6 +25,9 @@ class Report:
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
         self._out = Console(highlight=False)
+        if not self._out.is_terminal:
+            # A file or pipe has no width of its own.
+            self._out = Console(highlight=False, width=_WIDTH)
         self._err = Console(stderr=True, highlight=False)
 
     @contextmanager
