@@ -44,19 +44,22 @@ class NodeIPAM:
         self._ipam = allocator.IPAM(store)
         self._tunnels = TunnelAddresses(context.client, store, self._ipam, self._node)
         self._changed = anyio.Event()
+        self._watched = (kind_prefix("IPPool"), resource_key("Node", self._node), kind_prefix("FelixConfiguration"))
+        self._seen = dict.fromkeys(self._watched, 0)
+        self._applied = 0
+        self._settled: str | None = None  # the reason reported while all that was seen is applied
 
     async def run(self) -> None:
         self._reporter.report(ready=False, reason="starting")
         async with anyio.create_task_group() as group:
-            group.start_soon(self._watch, kind_prefix("IPPool"))
-            group.start_soon(self._watch, resource_key("Node", self._node))
-            group.start_soon(self._watch, kind_prefix("FelixConfiguration"))
+            for prefix in self._watched:
+                group.start_soon(self._watch, prefix)
             await self._work()
 
     async def _work(self) -> None:
         pause, repaired = FIRST_RETRY, False
         while True:
-            self._changed = anyio.Event()
+            self._changed, self._settled = anyio.Event(), None
             try:
                 _, revision = await self._client.kv.get(_PROBE)
                 if not repaired:
@@ -77,7 +80,9 @@ class NodeIPAM:
             else:
                 pause = FIRST_RETRY
                 held = ", ".join(f"{kind} {address}" for kind, address in sorted(addresses.items()))
-                self._reporter.report(reason=held or "no tunnel addresses needed", revision=revision)
+                self._settled = held or "no tunnel addresses needed"
+                self._applied = max(self._applied, revision)
+                self._reporter.report(reason=self._settled, revision=self._applied)
             await self._changed.wait()
 
     async def _watch(self, prefix: str) -> None:
@@ -89,9 +94,13 @@ class NodeIPAM:
                     _, revision = await self._client.kv.get(_PROBE)
                     self._changed.set()
                 async for batch in self._client.kv.watch(prefix, start_revision=revision + 1):
-                    revision = batch.revision
+                    revision = self._seen[prefix] = batch.revision
                     if batch.events:
                         self._changed.set()
+                    elif self._settled is not None and not self._changed.is_set() and all(self._seen.values()):
+                        # Others' writes move the revision: all of it that concerns us is applied.
+                        self._applied = max(self._applied, min(self._seen.values()))
+                        self._reporter.report(reason=self._settled, revision=self._applied)
             except Compacted:
                 revision = 0
             except DatastoreError as error:

@@ -87,6 +87,8 @@ def test_no_tunnel_no_address() -> None:
             found = await cluster.until(lambda _: cluster.health.get("revision"))
             assert found.spec.ipv4_vxlan_tunnel_addr is None
             assert cluster.health["reason"] == "no tunnel addresses needed"
+            revision = await cluster.engine.put("/calico/something/else", b"{}")
+            await cluster.until(lambda _: cluster.health.get("revision", 0) >= revision)
 
     asyncio.run(scenario())
 
