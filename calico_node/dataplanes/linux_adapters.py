@@ -58,6 +58,11 @@ class LinuxRouteSink:
         destination that is no CIDR."""
         await self._reconciler.set_routes(owner, add, remove)
 
+    async def adopt(self, owner: str) -> None:
+        """For an owner that starts again within one process (a component that failed): what it wanted before is
+        forgotten, as if the process had started anew; the routes stay until it calls ``prune``."""
+        await self._reconciler.adopt(owner)
+
     async def prune(self, owner: str) -> None:
         """See ``RouteSink``; returns when the routes that could go at once are gone."""
         await self._reconciler.prune(owner)

@@ -97,6 +97,15 @@ class RouteReconciler(Generic[R]):
             await asyncio.sleep(0)
         await self._flushed(owner)
 
+    async def adopt(self, owner: str) -> None:
+        """``owner`` starts anew: what it wanted before is forgotten, and stays in the kernel until ``prune``."""
+        self._check()
+        forgotten = self.table.begin_adopting(owner)
+        for start in range(0, len(forgotten), SLICE):
+            self.table.forget(owner, forgotten[start : start + SLICE])
+            await asyncio.sleep(0)
+        self._wake.set()
+
     async def prune(self, owner: str) -> None:
         """From now on remove ``owner``'s routes that are not desired; returns when those present are gone."""
         self._check()

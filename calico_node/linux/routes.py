@@ -147,6 +147,20 @@ class RouteTable(Generic[R]):
             self._released.setdefault(prefix, set()).add(owner)
             dirty.add(prefix)
 
+    def begin_adopting(self, owner: str) -> list[bytes]:
+        """``owner`` starts anew: nothing of its is pruned from now on.  What it wants so far is to be forgotten."""
+        self._pruning.discard(owner)
+        return list(self._desired[owner])
+
+    def forget(self, owner: str, prefixes: Iterable[bytes]) -> None:
+        """Drop desired routes and leave the kernel's as they are, to be adopted or pruned later."""
+        desired = self._desired[owner]
+        for prefix in prefixes:
+            route = desired.pop(prefix, None)
+            if route is not None:
+                self._count_device(owner, route, prefix, -1)
+                self._show(prefix)
+
     def prune(self, owner: str) -> None:
         """From now on, what carries ``owner``'s mark and is not desired goes."""
         if owner in self._pruning:

@@ -109,6 +109,22 @@ def test_a_restart_adopts_and_prunes_only_what_is_marked(netns: int) -> None:
     with_sink(netns, body)
 
 
+def test_an_owner_that_starts_again_prunes_what_it_no_longer_wants(netns: int) -> None:
+    async def body(sink: LinuxRouteSink) -> None:
+        await sink.set_routes("bgp", [learned("10.1.0.0/26"), learned("10.2.0.0/26")])
+        await sink.prune("bgp")
+        await sink.adopt("bgp")
+        view = await anext(sink.watch())
+        assert sum(route.protocol == 12 for route in view.routes) == 2
+        await sink.set_routes("bgp", [learned("10.2.0.0/26")])
+        assert "10.1.0.0/26" in ip(netns, "route")
+        await sink.prune("bgp")
+        assert "10.1.0.0/26" not in (text := ip(netns, "route"))
+        assert "10.2.0.0/26" in text
+
+    with_sink(netns, body)
+
+
 def test_drift_is_repaired_and_a_foreign_workload_route_goes(netns: int) -> None:
     async def body(sink: LinuxRouteSink) -> None:
         await sink.set_routes("felix", [workload("10.65.0.1/32")])
