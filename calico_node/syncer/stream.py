@@ -27,7 +27,7 @@ BATCH = 1000
 LONG_LOSS = 600.0
 """Seconds without contact after which the status falls back to WAIT_FOR_DATASTORE."""
 _FIRST_PAUSE = 0.25
-_LONGEST_PAUSE = 5.0
+_LONGEST_PAUSE = 2.0
 _SLICE = 0.01
 _PROBE_KEY = resource_key("ClusterInformation", "default")
 
@@ -84,6 +84,13 @@ class _Source:
         self.resume = 0
         self.status = SyncStatus.WAIT_FOR_DATASTORE
         self.seen: dict[str, int] = {}
+        self.identity = ""
+
+    def start_over(self, identity: str) -> None:
+        """Everything has to be read again; equal revisions say nothing, but keys that are gone are still known."""
+        self.resume = 0
+        self.seen = dict.fromkeys(self.seen, 0)
+        self.identity = identity
 
 
 class _Stream:
@@ -154,9 +161,12 @@ class _Stream:
             try:
                 _, current = await self._kv.get(_PROBE_KEY)
                 last_contact, pause = self._clock(), _FIRST_PAUSE
-                if current < source.resume:
-                    _log.warning("the datastore went back from revision %d to %d", source.resume, current)
-                    source.resume = 0
+                # Engines that know say which store this is; another one's revisions mean nothing here.
+                identity = getattr(self._kv, "identity", "")
+                if current < source.resume or identity != source.identity:
+                    if source.resume:
+                        _log.warning("another datastore, or an older copy, has taken its place; listing again")
+                    source.start_over(identity)
                 if source.resume == 0:
                     await self._list(source)
                 self._set_status(source, SyncStatus.IN_SYNC)
@@ -177,7 +187,8 @@ class _Stream:
                 _log.info("%s: listing again: %s", source.prefix, error)
                 source.resume = 0
             except DatastoreError as error:
-                _log.warning("%s: %s; trying again in %.2f s", source.prefix, error, pause)
+                level = logging.WARNING if pause == _FIRST_PAUSE else logging.DEBUG  # once a loss
+                _log.log(level, "%s: %s; trying again until it is back", source.prefix, error)
                 if last_contact is None or self._clock() - last_contact > LONG_LOSS:
                     self._set_status(source, SyncStatus.WAIT_FOR_DATASTORE)
             await asyncio.sleep(pause)

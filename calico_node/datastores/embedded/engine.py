@@ -87,6 +87,11 @@ class EmbeddedEngine:
         engine._look_task = asyncio.create_task(engine._look())
         return engine
 
+    @property
+    def identity(self) -> str:
+        """Differs when another database has taken the file's place."""
+        return self._reader.id
+
     # In the write thread
 
     def _open_files(self) -> None:

@@ -84,6 +84,8 @@ class EtcdEngine:
         self._auth = AuthService(self._channel)
         self._watch_stub = rpc_pb2_grpc.WatchStub(self._channel)
         self._token: str | None = None
+        self.identity = ""
+        """The cluster's id, once it has answered a ``get``; differs when another cluster is behind the endpoints."""
 
     async def connect(self) -> None:
         """Log in, where there is a user.  Raises ``DatastoreError``."""
@@ -123,6 +125,7 @@ class EtcdEngine:
         answer: Any = await self._call(
             lambda: self._kv.get(key, revision=revision, timeout=CALL_TIMEOUT, max_attempts=_READ_ATTEMPTS)
         )
+        self.identity = str(answer.header.cluster_id)
         return (_key_value(answer.kvs[0]) if answer.kvs else None), answer.header.revision
 
     async def range(self, prefix: str, *, start_after: str = "", limit: int = 0, revision: int = 0) -> RangeResult:

@@ -201,8 +201,32 @@ async def test_an_invalid_object_is_reported_and_left_out(client: Client) -> Non
         assert rejected == {"IPPool(p)": None}
 
 
+async def test_another_datastore_in_the_place_of_the_first(client: Client, tmp_path: Path) -> None:
+    """Same revisions, other contents: everything is read again."""
+    other = Client(await EmbeddedEngine.open(tmp_path / "other.db"))
+    for store, nets in ((client, "10.0.0.0/8"), (other, "10.1.0.0/16")):
+        await store.create(network_set("a", nets))
+    await client.create(network_set("b", "10.0.0.0/8"))
+    await other.create(network_set("c", "10.0.0.0/8"))
+    flaky = Flaky(client.kv)
+    async with aclosing(stream(Client(flaky), SyncerKind.FELIX, node_name="n1")) as source:
+        consumer = Consumer(source)
+        await consumer.until(3)
+        flaky.fail()
+        await asyncio.sleep(0.05)
+        flaky._engine, flaky.identity = other.kv, "two"
+        flaky.heal()
+        async with asyncio.timeout(10):
+            while NetworkSetKey("b") in consumer.values or NetworkSetKey("c") not in consumer.values:
+                consumer.apply(await anext(source))
+        assert consumer.values[NetworkSetKey("a")].nets == ("10.1.0.0/16",)  # type: ignore[attr-defined]
+    await other.kv.close()
+
+
 class Flaky:
     """An engine whose calls and watches fail while it is told to."""
+
+    identity = "one"
 
     def __init__(self, engine: KVEngine) -> None:
         self._engine = engine
