@@ -36,9 +36,13 @@ class KnownSet:
 
 @define
 class KnownTable:
-    """One family's table as the kernel has it, by the last look and all that was done since."""
+    """One family's table as the kernel has it, by the last look and all that was done since.
+
+    ``discard`` says that it is to be deleted and made anew, in one transaction.
+    """
 
     exists: bool = False
+    discard: bool = False
     chains: dict[str, KnownChain] = field(factory=dict)
     sets: dict[str, KnownSet] = field(factory=dict)
     maps: dict[str, dict[bytes, e.Verdict]] = field(factory=dict)
@@ -68,6 +72,10 @@ def _rank(name: str) -> int:
     return 2 if name.startswith(("filter-cali-tw-", "filter-cali-fw-")) else 0
 
 
+class IncompatibleError(Exception):
+    """A set in the kernel is made for other keys than the one of its name that is wanted."""
+
+
 class Planner:
     """The difference of one family's table; ``prune`` also removes what nobody asked for."""
 
@@ -79,7 +87,13 @@ class Planner:
         self._ids = ids
 
     def steps(self) -> Iterator[Step]:
-        """In order.  The known table must not change while this runs, but by each step's ``done`` after its use."""
+        """In order.  The known table must not change while this runs, but by each step's ``done`` after its use.
+
+        Raises ``IncompatibleError`` where only a new table helps.
+        """
+        for name, content in self.desired.sets.items():
+            if name in self.known.sets and self.known.sets[name].shape != content.shape:
+                raise IncompatibleError(f"set {name} has another key type than it should")
         yield from self._create()
         names = sorted(name for name in self.desired.changed_chains if name in self.desired.chains)
         static = [name for name in names if _rank(name) == 0]
@@ -94,7 +108,10 @@ class Planner:
         yield from self._remove_sets()
 
     def _create(self) -> Iterator[Step]:
+        """The table, its maps and the sets that static chains look up."""
         messages: list[bytes] = []
+        if self.known.discard:
+            messages.append(codec.delete_table(self.number, TABLE))
         if not self.known.exists:
             messages.append(codec.new_table(self.number, TABLE))
         maps = [name for name in MAPS if name not in self.known.maps]
@@ -107,14 +124,18 @@ class Planner:
 
         def done() -> None:
             self.known.exists = True
+            self.known.discard = False
             for name in maps:
                 self.known.maps[name] = {}
 
         if messages:
             yield Step(tuple(messages), done)
+        yield from self._new_sets(static=True)
+
+    def _new_sets(self, *, static: bool) -> Iterator[Step]:
         for name in sorted(self.desired.changed_sets):
             content = self.desired.sets.get(name)
-            if content is not None and name not in self.known.sets:
+            if content is not None and name not in self.known.sets and (content.owner is None) == static:
                 yield self._new_set(name, content)
 
     def _new_set(self, name: str, content: DesiredSet) -> Step:
@@ -199,6 +220,7 @@ class Planner:
         yield Step(tuple(messages), self._chain_done(chain), self.desired.owners.get(chain.name))
 
     def _set_changes(self) -> Iterator[Step]:
+        yield from self._new_sets(static=False)
         for name in sorted(self.desired.changed_sets):
             content = self.desired.sets.get(name)
             if content is None:

@@ -33,7 +33,7 @@ from calico_node.dataplanes.nftables.layout import (
     TO_WORKLOAD_DISPATCH,
 )
 from calico_node.dataplanes.nftables.nflog import PacketLog
-from calico_node.dataplanes.nftables.plan import KnownTable, Step, plan
+from calico_node.dataplanes.nftables.plan import IncompatibleError, KnownTable, Step, plan
 from calico_node.dataplanes.nftables.rules import LOG_GROUP
 from calico_node.dataplanes.nftables.store import Outcome, Store
 from calico_node.errors import DataplaneError, NetlinkError
@@ -51,7 +51,7 @@ _SMALL = 12
 """Objects to render, or hundreds of set members to change, that may be worked on in the event loop's own thread."""
 _LARGE_SET = 2000
 """IP set members above which they are taken in in a worker thread."""
-_GENERATION_CHECK = 5.0
+_GENERATION_CHECK = 1.0
 """Seconds between looks whether somebody else changed nf_tables; each costs one small message."""
 
 UP = ObjectStatus(ObjectState.UP)
@@ -200,9 +200,13 @@ class NFTables:
         """Bring the desired state in force.  Raises ``DataplaneError`` when the kernel takes none of it."""
         store = self._open_store()
         total = Outcome()
+        rebuilt = False
         self._desired.refresh()
         for _ in range(_ROUNDS):
-            outcome = store.commit(self._steps(itertools.count(1)))
+            try:
+                outcome = store.commit(self._steps(itertools.count(1)))
+            except IncompatibleError as error:
+                outcome = Outcome(error=str(error))
             total.seconds += outcome.seconds
             total.batches += outcome.batches
             if outcome.ok:
@@ -221,9 +225,20 @@ class NFTables:
                     log.error("the kernel refused an object; closing it", object=str(owner), reason=reason)
                     self._desired.refuse(owner, reason)
                 self._desired.refresh()
+            elif not rebuilt:
+                log.error("the kernel refused the rules; making the tables anew", error=outcome.error)
+                rebuilt = True
+                self._rebuild()
             else:
                 break
         raise DataplaneError(f"the kernel refused the rules: {total.error or 'too many objects were refused'}")
+
+    def _rebuild(self) -> None:
+        """The last resort: the next transaction deletes our tables and makes them again."""
+        for version in self._known:
+            self._known[version] = KnownTable(discard=self._known[version].exists)
+        for table in self._desired.tables.values():
+            table.change_everything()
 
     def _note_generation(self, store: Store, batches: int) -> None:
         """Each transaction moves the generation by one; more means that somebody else made one too."""

@@ -51,7 +51,11 @@ class Driver:
         self.runner = asyncio.Runner()
         self.world = world
         self.revision = 0
-        self.dataplane = NFTables(netns=world.node.path)
+        self.start()
+
+    def start(self) -> None:
+        """A new instance, as after a restart of the process."""
+        self.dataplane = NFTables(netns=self.world.node.path)
         self.runner.run(self.dataplane.start())
 
     def apply(self, *messages: Message) -> Applied:
@@ -69,8 +73,7 @@ class Driver:
 
     def restart(self) -> None:
         self.runner.run(self.dataplane.stop())
-        self.dataplane = NFTables(netns=self.world.node.path)
-        self.runner.run(self.dataplane.start())
+        self.start()
 
     def close(self) -> None:
         self.runner.run(self.dataplane.stop())

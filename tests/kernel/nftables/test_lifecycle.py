@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import threading
@@ -328,3 +329,40 @@ def test_changes_and_restarts_lose_nothing_and_let_nothing_in(world, pods, drive
     assert traffic.sent > 50
     assert arrived == traffic.sent
     assert leaked == 0
+
+
+def test_a_table_that_cannot_be_adopted_is_made_anew(world, pods, driver):
+    a, _ = pods
+    driver.sync(CLIENTS, policy("web", WEB), endpoint("a"), endpoint("b", ingress("web")))
+    driver.runner.run(driver.dataplane.stop())
+    world.nft("delete table ip calico")
+    world.nft("add table ip calico")
+    world.nft("add set ip calico cali40s-x { type inet_service; }")
+    world.nft("add chain ip calico filter-FORWARD { type filter hook forward priority 5; }")
+    world.nft("add rule ip calico filter-FORWARD tcp dport @cali40s-x drop")
+    driver.start()
+    assert not tcp(a, B, 80), "closed until known"
+    driver.sync(CLIENTS, policy("web", WEB), endpoint("a"), endpoint("b", ingress("web")))
+    assert tcp(a, B, 80)
+    assert not tcp(a, B, 81)
+    assert "priority filter; policy accept" in world.nft("list chain ip calico filter-FORWARD")
+
+
+def test_the_watch_for_drift_rebuilds_without_being_asked(world, pods, driver):
+    a, _ = pods
+    driver.sync(endpoint("a"), endpoint("b"))
+    world.nft("flush ruleset")
+    driver.runner.run(asyncio.sleep(1.3))
+    assert tcp(a, B, 80)
+    assert "calia" in world.nft("list table ip calico")
+
+
+def test_a_parameter_that_cannot_be_used_leaves_the_last_good_ones(world, pods, driver):
+    a, _ = pods
+    driver.sync(ConfigUpdate({"DefaultEndpointToHostAction": "Accept"}), endpoint("a"))
+    applied = driver.apply(ConfigUpdate({"VXLANPort": "many"}))
+    (status,) = applied.status.values()
+    assert status.state is ObjectState.ERROR
+    assert "VXLANPort = 'many'" in status.reason
+    world.node.listen(7000)
+    assert tcp(a, "192.0.2.1", 7000)
