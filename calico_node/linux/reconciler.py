@@ -264,7 +264,8 @@ class RouteReconciler(Generic[R]):
         self._address_version += 1
         load = self.table.begin_load()
         for family in (socket.AF_INET, socket.AF_INET6):
-            payloads = await sock.dump(get_routes(family), "read routes")
+            # A kernel without IPv6 answers with IPv4's.
+            payloads = [item for item in await sock.dump(get_routes(family), "read routes") if item[0] == family]
             for start in range(0, len(payloads), SLICE):
                 part = (read_route(payload) for payload in payloads[start : start + SLICE])
                 load.feed(route for route in part if route is not None)
