@@ -26,6 +26,8 @@ from calico_node.syncer import SyncerKind, stream
 
 OWNER = "bgp"
 SLICE = 200
+REPORT_INTERVAL = 0.1
+"""Seconds between health reports while only sessions and routes move, not the datastore's revision."""
 CONNECT_DELAY = 0.25
 """Seconds before the first attempt to connect, and between the first retries: BIRD waits 2 and 5."""
 
@@ -75,6 +77,8 @@ class _Run:
         self._configured = False
         self._changed = False
         self._pruned = False
+        self._reported = 0.0
+        self._unreported = False
         self._revision = 0  # of the datastore, as far as read
         self._applied = 0  # of the datastore, as far as carried out
         self._rejected: dict[str, str] = {}
@@ -145,6 +149,8 @@ class _Run:
                 if family.speaker.deadline() <= now:
                     family.speaker.tick(now)
                     self._wake.set()
+            if self._unreported:
+                self._wake.set()
 
     # --- the one worker
 
@@ -166,9 +172,13 @@ class _Run:
                     family.transport.perform(family.speaker.take_commands())
                 await self._set_routes()
                 await asyncio.sleep(0)
-            self._applied = revision
+            moved, self._applied = revision != self._applied, revision
             await self._prune()
-            self._report()
+            now = self._loop.time()
+            self._unreported = not moved and now < self._reported + REPORT_INTERVAL
+            if not self._unreported:
+                self._reported = now
+                self._report()
 
     def _configure(self) -> None:
         """Compute what sessions and policy must be, and tell the speakers."""
@@ -267,9 +277,14 @@ def _holes(speaker: Speaker) -> list[str]:
     """One sentence per pool and peer whose routes nobody programs."""
     found = {}
     for hole in speaker.holes.values():
-        mode = f"vxlanMode {hole.pool.vxlan_mode}" if hole.pool.vxlan_mode else f"ipipMode {hole.pool.ipip_mode}"
-        found[hole.pool.prefix, hole.peer] = (
-            f"pool {prefix_text(hole.pool.prefix)} ({mode}): routes from {hole.peer} by {hole.next_hop} are not "
-            "programmed: the encapsulation is not in place"
+        pool = hole.pool
+        mode = f"vxlanMode {pool.vxlan_mode}" if pool.vxlan_mode else f"ipipMode {pool.ipip_mode}"
+        near = hole.direct and "cross-subnet" in (pool.vxlan_mode, pool.ipip_mode)
+        reason = (
+            "Felix has not programmed them" if near or not pool.encapsulated else "the encapsulation is not in place"
+        )
+        found[pool.prefix, hole.peer] = (
+            f"pool {prefix_text(pool.prefix)} ({mode if pool.encapsulated else 'no encapsulation'}): routes from "
+            f"{hole.peer} by {hole.next_hop} are not in the kernel: {reason}"
         )
     return [found[key] for key in sorted(found)]

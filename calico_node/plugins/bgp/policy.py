@@ -34,7 +34,11 @@ class Pool:
     ipip_mode: str = ""
     vxlan_mode: str = ""
     disable_export: bool = False
-    name: str = ""
+
+    @property
+    def encapsulated(self) -> bool:
+        """Whether the pool's routes may need a tunnel."""
+        return bool(self.ipip_mode or self.vxlan_mode)
 
 
 @frozen
@@ -62,7 +66,7 @@ class FilterRule:
 
     accept: bool
     prefix: Prefix | None = None
-    operator: str = ""
+    operator: str = "Equal"
     lengths: tuple[int, int] | None = None
     remote_only: bool = False
     interface: str = ""

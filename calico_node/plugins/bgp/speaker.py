@@ -15,7 +15,9 @@ from attrs import define, evolve, field, frozen
 from calico_node.dataplanes.contract import KernelView, Route, RouteType
 from calico_node.plugins.bgp.kernel import kernel_paths, local_addresses
 from calico_node.plugins.bgp.packet import (
+    LLGR_STALE,
     NLRI,
+    NO_LLGR,
     Attributes,
     Cease,
     Refresh,
@@ -32,6 +34,7 @@ from calico_node.plugins.bgp.policy import (
     Filter,
     PolicyConfig,
     Pool,
+    add_communities,
     export_route,
     import_route,
     kernel_route,
@@ -72,12 +75,16 @@ class SpeakerConfig:
 
 @frozen
 class Hole:
-    """A received route that nobody programs: its pool needs an encapsulation which is not in place."""
+    """A received route that is left to another component, which has not programmed it.
+
+    ``direct``: the next hop is in our own subnet.
+    """
 
     prefix: Prefix
     pool: Pool
     peer: str
     next_hop: str
+    direct: bool
 
 
 _Exported: TypeAlias = tuple[tuple[int, Attributes, str], ...]  # path id, attributes, the peer it came from
@@ -104,6 +111,8 @@ class _Peer:
     generation: int = 0
     peer_id: int = 0
     stale_deadline: float = float("inf")
+    long_lived: int = 0  # seconds that stale routes stay after the restart time, as a last resort (RFC 9494)
+    last_resort: bool = False
     waiting: bool = False  # our restart waits for this peer's End-of-RIB
     feed: deque[Prefix] | None = None
     closing_refresh: bool = False
@@ -342,8 +351,7 @@ class Speaker:
                 peer.session.tick(now)
                 self._drain(name, peer, now)
             if now >= peer.stale_deadline:
-                peer.stale_deadline = float("inf")
-                self._purge(peer)
+                self._stale_time_over(peer, now)
         self._check_recovery(now)
 
     # --- sessions: outcomes
@@ -372,8 +380,7 @@ class Speaker:
         if not negotiated.graceful_restart or negotiated.peer_restarting:
             peer.waiting = False
         if peer.generation and not negotiated.peer_forwarding:
-            peer.stale_deadline = float("inf")
-            self._purge(peer)
+            self._drop_stale(peer)
         peer.sent_end = False
         self._join(peer)
         self._check_recovery(now)
@@ -383,11 +390,25 @@ class Speaker:
         self._leave(peer)
         peer.generation += 1
         if graceful and negotiated is not None and negotiated.peer_restart_time:
+            peer.long_lived = negotiated.long_lived_time
             if peer.stale_deadline == float("inf"):
                 peer.stale_deadline = now + negotiated.peer_restart_time
         else:
-            peer.stale_deadline = float("inf")
-            self._purge(peer)
+            self._drop_stale(peer)
+
+    def _stale_time_over(self, peer: _Peer, now: float) -> None:
+        """The restart time has passed: stale routes go, or become a last resort where the peer asked for that."""
+        if peer.long_lived and not peer.last_resort:
+            peer.last_resort = True
+            peer.stale_deadline = now + peer.long_lived
+            self._import_again(peer)
+            return
+        self._drop_stale(peer)
+
+    def _drop_stale(self, peer: _Peer) -> None:
+        peer.last_resort = False
+        peer.stale_deadline = float("inf")
+        self._purge(peer)
 
     def _join(self, peer: _Peer) -> None:
         """Put an established peer into its group and feed it everything."""
@@ -444,8 +465,7 @@ class Speaker:
             self.last_fault = f"{peer.config.name}: {update.faults[-1]}"
         if update.end_of_rib == self.version:
             peer.waiting = False
-            peer.stale_deadline = float("inf")
-            self._purge(peer)
+            self._drop_stale(peer)
             self._check_recovery(now)
             return
         for nlri in update.withdrawn:
@@ -501,6 +521,14 @@ class Speaker:
                 peer_address=peer_address,
             )
             self.table.set(nlri.prefix, path)
+
+    def _import_one(self, peer: _Peer, nlri: NLRI, attributes: Attributes, generation: int) -> None:
+        if peer.last_resort and generation < peer.generation:
+            if NO_LLGR in attributes.communities:
+                self._withdraw(peer, nlri)
+                return
+            attributes = add_communities(attributes, (LLGR_STALE,), ())
+        self._import(peer, [nlri], attributes)
 
     def _withdraw(self, peer: _Peer, nlri: NLRI) -> None:
         if peer.received.pop(nlri, None) is not None:
@@ -570,7 +598,7 @@ class Speaker:
                 nlri = keys.popleft()
                 entry = peer.received.get(nlri)
                 if entry is not None and self._peers.get(peer.config.name) is peer:
-                    self._import(peer, [nlri], entry[0])
+                    self._import_one(peer, nlri, *entry)
                 done += 1
             if not keys:
                 self._imports.popleft()
@@ -737,12 +765,15 @@ class Speaker:
         return Route(text, device=device, gateways=gateways, protocol=PROTOCOL_BIRD, metric=verdict.metric)
 
     def _note_hole(self, prefix: Prefix, best: Path, pool: Pool | None) -> None:
-        """A remote route that is left to another component, which has not programmed it."""
+        """Note a remote route of ``pool`` that is not in the kernel."""
         if pool is None or best.origin is not Origin.BGP:
             return
         if any(path.origin is Origin.KERNEL and not path.blackhole for path in self.table.paths[prefix]):
             return
-        self.holes[prefix] = Hole(prefix, pool, best.key.source, best.attributes.next_hop)
+        assert self._config is not None
+        hop, subnet = best.attributes.next_hop, self._config.policy.subnet
+        direct = subnet is not None and parse_prefix(hop).within(subnet)
+        self.holes[prefix] = Hole(prefix, pool, best.key.source, hop, direct)
 
     # --- output
 

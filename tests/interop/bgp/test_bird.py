@@ -312,3 +312,17 @@ protocol bgp node {{
     assert "BGP.next_hop: fd00:9::1" in block
     until(lambda: "fd99::/32" in node.ip("-6", "route", "show", "proto", "bird"), 10, lambda: node.ip("-6", "route"))
     assert "via fd00:9::9 dev eth0 metric 2147483547" in node.ip("-6", "route", "show", "proto", "bird")
+
+
+def test_long_lived_stale_routes_are_a_last_resort(cluster: Cluster) -> None:
+    node, bird = cluster.node(1), cluster.bird(9)
+    start_node(cluster, node)
+    cluster.apply(peer(bird))
+    extra = "graceful restart time 1; long lived graceful restart on; long lived stale time 3;"
+    bird.start(bird_config(bird, node, extra=extra))
+    node.wait_established(bird.address)
+    until(lambda: PREFIX in node.routes(), 10, lambda: (node.routes(), node.log()))
+    bird.end(signal.SIGKILL)
+    killed = time.monotonic()
+    until(lambda: PREFIX not in node.routes(), 10, node.routes)
+    assert 3.5 < time.monotonic() - killed < 6

@@ -1,6 +1,6 @@
 """BGP messages to bytes and back."""
 
-from calico_node.plugins.bgp.packet.attributes import LLGR_STALE, Attributes, Context, Segment
+from calico_node.plugins.bgp.packet.attributes import LLGR_STALE, NO_LLGR, Attributes, Context, Segment
 from calico_node.plugins.bgp.packet.errors import Cease, Code, MessageError, OpenError, describe
 from calico_node.plugins.bgp.packet.messages import (
     Keepalive,
@@ -22,6 +22,7 @@ from calico_node.plugins.bgp.packet.open import Capabilities, GracefulRestart, O
 __all__ = [
     "LLGR_STALE",
     "NLRI",
+    "NO_LLGR",
     "Attributes",
     "Capabilities",
     "Cease",
