@@ -362,8 +362,11 @@ class _Run:
         reasons = [*self._graph.unreachable]
         if self._kernel_fault:
             reasons.append(self._kernel_fault)
+        ready = not reasons
+        if self._status is not SyncStatus.IN_SYNC:
+            reasons.append("the datastore is out of reach or being read again; what is in force stays")
         self._reporter.report(
-            ready=not reasons, reason="; ".join(reasons), revision=self._applied_revision, rejected=rejected
+            ready=ready, reason="; ".join(reasons), revision=self._applied_revision, rejected=rejected
         )
 
     def _report_waiting(self) -> None:

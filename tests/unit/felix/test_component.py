@@ -322,3 +322,26 @@ async def test_a_dataplane_that_keeps_refusing_ends_the_run(tmp_path: Path, monk
         context = attrs.evolve(one.context, make_dataplane=lambda: Failing(10_000))
         with pytest.raises(DataplaneError, match="on fire"):
             await component.Felix().run(context)
+
+
+async def test_rejected_objects_are_named_and_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with world(tmp_path, monkeypatch, "cali1") as one:
+        endpoint = pod("web", "10.0.0.1", "cali1", "web")
+        endpoint["spec"]["allowSpoofedSourcePrefixes"] = ["8.8.8.0/24"]
+        await one.reached(await one.apply(READY, TIER, NODE, endpoint))
+        (name,) = one.felix().rejected
+        assert name.startswith("WorkloadEndpoint(default/web")
+        assert not one.recorder.state.workload_endpoints
+        await one.reached(await one.apply(document("FelixConfiguration", "default", workloadSourceSpoofing="Any")))
+        assert not one.felix().rejected
+        assert one.recorder.state.workload_endpoints
+
+
+async def test_a_failing_hook_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("third party")
+
+    async with world(tmp_path, monkeypatch, "cali1") as one:
+        one.hooks.endpoint_status = fail  # type: ignore[method-assign]
+        await one.reached(await one.apply(READY, TIER, NODE, pod("web", "10.0.0.1", "cali1", "web")))
+        assert "10.0.0.1/32" in one.sink.routes

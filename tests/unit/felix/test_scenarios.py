@@ -245,6 +245,25 @@ def test_labels_are_inherited_and_follow_the_profile() -> None:
     assert felix.pod.tiers == ()
 
 
+def test_sets_follow_inherited_labels() -> None:
+    felix = Felix()
+    rule = Rule("allow", src_selector="pcns.team == 'a'")
+    felix.put({POD: web(), REMOTE: client(profile_ids=("kns.other",)), gnp("p"): Policy(inbound_rules=(rule,))})
+    (only,) = felix.state.ip_sets.values()
+    assert not only.members
+    felix.put({ProfileLabelsKey("kns.other"): {"pcns.team": "a"}})
+    (only,) = felix.state.ip_sets.values()
+    assert only.members == {"10.0.0.9/32"}
+
+
+def test_changed_rules_of_an_active_policy_go_out() -> None:
+    felix = Felix()
+    felix.put({POD: web(), gnp("p"): Policy(inbound_rules=(Rule("allow"),))})
+    (message,) = felix.put({gnp("p"): Policy(inbound_rules=(Rule("deny"),))})
+    assert isinstance(message, ActivePolicyUpdate)
+    assert message.inbound_rules[0].action == "deny"
+
+
 def test_named_ports_replace_the_selector_set() -> None:
     felix = Felix()
     rule = Rule("allow", protocol="tcp", dst_selector="app == 'web'", dst_ports=(Port(name="http"),))
