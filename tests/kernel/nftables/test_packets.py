@@ -341,3 +341,30 @@ def test_limited_log_rules_do_not_decide(a, b, driver):
         endpoint("b", ingress("web")),
     )
     assert all(tcp(a, B, 80) for _ in range(4))
+
+
+def test_ipv6_packets_meet_the_same_policy(world, a, b, driver):
+    world.ipv6(a, "fd00::a")
+    world.ipv6(b, "fd00::b")
+    assert not tcp(a, "fd00::b", 80), "closed until known"
+    driver.sync(
+        IPSetUpdate("s:x", IPSetType.NET, frozenset({"fd00::a/128"})),
+        IPSetUpdate("n:x", IPSetType.IP_AND_PORT, frozenset({"fd00::b,tcp:8080"})),
+        policy(
+            "web",
+            DataplaneRule("allow", protocol="tcp", dst_ports=(Port(80, 80),), src_ip_set_ids=("s:x",)),
+            DataplaneRule("allow", protocol="tcp", dst_named_port_ip_set_ids=("n:x",)),
+        ),
+        endpoint("a"),
+        endpoint("b", ingress("web")),
+    )
+    assert tcp(a, "fd00::b", 80)
+    assert tcp(a, "fd00::b", 8080)
+    assert not tcp(a, "fd00::b", 81)
+    assert not tcp(a, B, 80), "the set has no IPv4 members"
+    driver.apply(IPSetDeltaUpdate("s:x", removed=frozenset({"fd00::a/128"})))
+    assert not tcp(a, "fd00::b", 80)
+    run(f"ip -n {a.name} -6 addr add fd00::bad/128 dev eth0 nodad")
+    run(f"ip -n {a.name} -6 addr del fd00::a/128 dev eth0")
+    driver.apply(endpoint("b"))
+    assert not tcp(a, "fd00::b", 80), "spoofed"

@@ -51,9 +51,10 @@ class Place:
 
     def listen(self, *ports: int) -> None:
         for port in ports:
-            sock = self.socket(socket.SOCK_STREAM)
+            # one socket for both families
+            sock = self.socket(socket.SOCK_STREAM, family=socket.AF_INET6)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(("", port))
+            sock.bind(("::", port))
             sock.listen(64)
 
     def sysctl(self, name: str, value: int) -> None:
@@ -76,6 +77,7 @@ class World:
             self.node.sysctl(name, 1)
         for name in ("all", "default"):
             self.node.sysctl(f"ipv4/conf/{name}/rp_filter", 0)
+        self.node.sysctl("ipv6/conf/default/accept_dad", 0)
         self.outside = self._place("outside", "192.0.2.2")
         self._veth(self.outside, "out0")
         run(f"ip -n {self.node.name} addr add 192.0.2.1/24 dev out0")
@@ -107,6 +109,15 @@ class World:
         run(f"ip -n {place.name} route add default via {GATEWAY}")
         return place
 
+    def ipv6(self, pod: Place, address: str) -> None:
+        """Give ``pod`` an IPv6 address besides, and the node's link-local one as its gateway."""
+        interface = "cali" + pod.name.rpartition("-")[2]
+        listed = run(f"ip -n {self.node.name} -6 -o addr show dev {interface} scope link")
+        gateway = listed.split("inet6 ")[1].split("/")[0]
+        run(f"ip -n {self.node.name} -6 route add {address}/128 dev {interface}")
+        run(f"ip -n {pod.name} -6 addr add {address}/128 dev eth0 nodad")
+        run(f"ip -n {pod.name} -6 route add default via {gateway} dev eth0")
+
     def route_back(self) -> None:
         """Let the host outside answer pods by their own addresses."""
         run(f"ip -n {self.outside.name} route add 10.65.0.0/16 via 192.0.2.1")
@@ -127,7 +138,8 @@ class World:
 
 def tcp(source: Place, address: str, port: int, *, source_port: int = 0) -> bool:
     """Whether a TCP connection comes about."""
-    sock = source.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    sock = source.inside(lambda: socket.socket(family, socket.SOCK_STREAM))
     with sock:
         sock.settimeout(DENIED)
         if source_port:
