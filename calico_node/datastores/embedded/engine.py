@@ -56,7 +56,8 @@ class EmbeddedEngine:
         self._write_thread = ThreadPoolExecutor(1, thread_name_prefix="datastore-write")
         self._read_thread = ThreadPoolExecutor(1, thread_name_prefix="datastore-read")
         self._pending: deque[tuple[Callable[[Store], Any], asyncio.Future[Any]]] = deque()
-        self._flushing = False
+        self._idle = asyncio.Event()  # no write is under way
+        self._idle.set()
         self._changed = asyncio.Event()
         self._data_version = 0
         self._head = 0
@@ -168,6 +169,8 @@ class EmbeddedEngine:
         with self._lock:
             self._reader.close()
             self._writer.close()
+            # Should opening fail, both still count as replaced, and opening is tried again.
+            self._reader.inode = self._writer.inode = (0, 0)
             self._open_stores()
 
     def _close_files(self) -> None:
@@ -193,12 +196,14 @@ class EmbeddedEngine:
                 future.set_exception(error)
             else:
                 future.set_result(result)
-        self._flushing = False
-        self._schedule_flush()
+        if self._pending:
+            self._write_thread.submit(self._flush)
+        else:
+            self._idle.set()
 
     def _schedule_flush(self) -> None:
-        if self._pending and not self._flushing:
-            self._flushing = True
+        if self._pending and self._idle.is_set():
+            self._idle.clear()
             self._write_thread.submit(self._flush)
 
     async def _in_thread(self, thread: ThreadPoolExecutor, function: Callable[[], T]) -> T:
@@ -349,6 +354,7 @@ class EmbeddedEngine:
         if self._notifier.fileno >= 0:
             self._loop.remove_reader(self._notifier.fileno)
         self._wake()
+        await self._idle.wait()
         await self._in_thread(self._read_thread, lambda: None)
         await self._in_thread(self._write_thread, self._close_files)
         self._read_thread.shutdown(wait=False)

@@ -243,6 +243,39 @@ async def test_a_file_that_vanishes_is_never_replaced_by_an_empty_one(path: Path
     await engine.close()
 
 
+async def test_a_file_that_comes_back_after_another_is_used_again(path: Path) -> None:
+    engine = await EmbeddedEngine.open(path)
+    await engine.put("/a", b"1")
+    identity = engine.identity
+    for end in ("", "-wal", "-shm"):
+        path.with_name(path.name + end).rename(path.with_name("kept.db" + end))
+    path.write_bytes(b"rubbish" * 1000)
+    await asyncio.sleep(1.5)
+    with pytest.raises(DatastoreError):
+        await engine.get("/a")
+    for end in ("", "-wal", "-shm"):
+        path.with_name("kept.db" + end).rename(path.with_name(path.name + end))
+    async with asyncio.timeout(6):
+        while True:
+            try:
+                stored, _ = await engine.get("/a")
+                break
+            except DatastoreError:
+                await asyncio.sleep(0.1)
+    assert stored is not None
+    assert engine.identity == identity
+    assert await engine.put("/a", b"2") == 3
+    await engine.close()
+
+
+async def test_closing_lets_queued_writes_finish(path: Path) -> None:
+    engine = await EmbeddedEngine.open(path)
+    writes = [asyncio.ensure_future(engine.put(f"/{number}", b"")) for number in range(200)]
+    await asyncio.sleep(0)
+    await engine.close()
+    assert sorted(await asyncio.gather(*writes)) == list(range(2, 202))
+
+
 async def test_a_process_that_holds_the_lock_too_long_is_an_error(path: Path) -> None:
     engine = await EmbeddedEngine.open(path)
     engine._lock._timeout = 0.2
