@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from attrs import define, field
+from attrs import define
 
 from calico_node.dataplanes.contract import (
     ActivePolicyRemove,
@@ -40,89 +40,15 @@ from calico_node.dataplanes.nftables import layout as names
 from calico_node.dataplanes.nftables.config import RenderConfig
 from calico_node.dataplanes.nftables.layout import Chain, Family
 from calico_node.dataplanes.nftables.matches import collapse, interface_name
-from calico_node.dataplanes.nftables.members import SetShape, parse_members, parse_net, set_shape
+from calico_node.dataplanes.nftables.members import parse_members, parse_net, set_shape
 from calico_node.dataplanes.nftables.rules import RenderError, RuleOrigin, referenced_sets
+from calico_node.dataplanes.nftables.tables import DesiredSet, DesiredTable
 from calico_node.errors import DataplaneError, ValidationError
 from calico_node.model import PolicyKey
 
-MAPS = (names.FROM_WORKLOAD_DISPATCH, names.TO_WORKLOAD_DISPATCH)
 CONFIGURATION = "felixconfiguration/merged"
 """The object that is at fault when a parameter cannot be used."""
 _UNSUPPORTED_HOST_ENDPOINT = "host endpoints are not enforced by this version"
-
-
-@define
-class DesiredSet:
-    """``changed`` holds keys added (True) or removed (False) since the last time it was in force."""
-
-    shape: SetShape
-    owner: ObjectID | None
-    keys: set[bytes] = field(factory=set)
-    changed: dict[bytes, bool] = field(factory=dict)
-
-    def add(self, key: bytes) -> None:
-        if key not in self.keys:
-            self.keys.add(key)
-            self.changed[key] = True
-
-    def remove(self, key: bytes) -> None:
-        if key in self.keys:
-            self.keys.discard(key)
-            self.changed[key] = False
-
-    def replace(self, keys: set[bytes]) -> None:
-        self.changed.update(dict.fromkeys(self.keys - keys, False))
-        self.changed.update(dict.fromkeys(keys - self.keys, True))
-        self.keys = set(keys)
-
-
-@define
-class DesiredTable:
-    """One family's table; the ``changed_*`` names are what may differ from what is in force."""
-
-    family: Family
-    chains: dict[str, Chain] = field(factory=dict)
-    owners: dict[str, ObjectID] = field(factory=dict)
-    sets: dict[str, DesiredSet] = field(factory=dict)
-    maps: dict[str, dict[bytes, e.Verdict]] = field(factory=lambda: {name: {} for name in MAPS})
-    changed_chains: set[str] = field(factory=set)
-    changed_sets: set[str] = field(factory=set)
-    changed_elements: set[tuple[str, bytes]] = field(factory=set)
-
-    def put_chain(self, chain: Chain, owner: ObjectID | None = None) -> None:
-        self.chains[chain.name] = chain
-        if owner is not None:
-            self.owners[chain.name] = owner
-        self.changed_chains.add(chain.name)
-
-    def drop_chain(self, name: str) -> None:
-        if self.chains.pop(name, None) is not None:
-            self.owners.pop(name, None)
-            self.changed_chains.add(name)
-
-    def put_element(self, map_name: str, key: bytes, verdict: e.Verdict | None) -> None:
-        if self.maps[map_name].get(key) == verdict:
-            return
-        if verdict is None:
-            del self.maps[map_name][key]
-        else:
-            self.maps[map_name][key] = verdict
-        self.changed_elements.add((map_name, key))
-
-    def change_everything(self) -> None:
-        """Compare all of it with what is in force at the next commit."""
-        self.changed_chains.update(self.chains)
-        self.changed_sets.update(self.sets)
-        self.changed_elements.update((name, key) for name, content in self.maps.items() for key in content)
-
-    def settled(self) -> None:
-        """All of it is in force."""
-        for name in self.changed_sets:
-            if name in self.sets:
-                self.sets[name].changed.clear()
-        self.changed_chains.clear()
-        self.changed_sets.clear()
-        self.changed_elements.clear()
 
 
 @define
@@ -527,19 +453,20 @@ class Desired:
         for loser in claimants[1:]:
             winner = claimants[0]
             self._error(loser, f"interface {interface} belongs to {winner.workload} {winner.endpoint}")
-        usable = claimants and not self._interface_error(interface)
+        fault = self._interface_error(interface)
         for inbound, map_name in ((True, names.TO_WORKLOAD_DISPATCH), (False, names.FROM_WORKLOAD_DISPATCH)):
             name = names.workload_chain_name(interface, inbound=inbound)
             for table in self.tables.values():
-                if not usable:
+                if fault or not claimants:
                     table.drop_chain(name)
                     table.put_element(map_name, interface_name(interface), None)
                     continue
                 table.put_chain(self._workload_chain(self.endpoints[claimants[0]], inbound=inbound), claimants[0])
                 table.put_element(map_name, interface_name(interface), e.Verdict(e.NFT_GOTO, name))
         if claimants:
-            reason = self._interface_error(interface) or self.refused.get(claimants[0], "")
-            self._settle_error(claimants[0], reason)
+            endpoint = self.endpoints[claimants[0]]
+            reason = fault or self.refused.get(endpoint.id, "") or self._prefix_error(endpoint)
+            self._settle_error(endpoint.id, reason)
 
     def _interface_error(self, interface: str) -> str:
         if not interface.startswith(self.config.interface_prefixes):
@@ -547,6 +474,15 @@ class Desired:
             return f"interface {interface!r} does not begin with the workload interface prefix ({prefixes})"
         if len(interface.encode()) > 15 or not interface.isprintable() or "/" in interface or " " in interface:
             return f"{interface!r} cannot be an interface name"
+        return ""
+
+    def _prefix_error(self, endpoint: WorkloadEndpointUpdate) -> str:
+        """Such an endpoint may use its own addresses only."""
+        try:
+            for prefix in endpoint.allow_spoofed_source_prefixes:
+                parse_net(prefix)
+        except ValidationError as error:
+            return f"allowed source prefix: {error}"
         return ""
 
     def _workload_chain(self, endpoint: WorkloadEndpointUpdate, *, inbound: bool) -> Chain:
@@ -562,17 +498,13 @@ class Desired:
         )
 
     def _refresh_sources(self) -> None:
-        spoofers = []
-        for endpoint in self.endpoints.values():
-            if not endpoint.allow_spoofed_source_prefixes or self._interface_error(endpoint.name):
-                continue
-            try:
-                for family in (table.family for table in self.tables.values()):
-                    collapse(endpoint.allow_spoofed_source_prefixes, family)
-            except ValidationError as error:
-                self._error(endpoint.id, f"allowed source prefix: {error}")
-                continue
-            spoofers.append(endpoint)
+        spoofers = [
+            endpoint
+            for endpoint in self.endpoints.values()
+            if endpoint.allow_spoofed_source_prefixes
+            and not self._interface_error(endpoint.name)
+            and not self._prefix_error(endpoint)
+        ]
         for table in self.tables.values():
             table.put_chain(chains.reverse_path_chain(table.family, spoofers))
 

@@ -14,9 +14,9 @@ from calico_node.dataplanes.contract import ObjectID
 from calico_node.dataplanes.nftables import codec
 from calico_node.dataplanes.nftables import expressions as e
 from calico_node.dataplanes.nftables.codec import Hook
-from calico_node.dataplanes.nftables.desired import MAPS, DesiredSet, DesiredTable
 from calico_node.dataplanes.nftables.layout import TABLE, Chain
 from calico_node.dataplanes.nftables.members import SetShape, delta_groups
+from calico_node.dataplanes.nftables.tables import MAPS, DesiredSet, DesiredTable
 
 _GROUP = 1000
 """Set members changed in one step."""

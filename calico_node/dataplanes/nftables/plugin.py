@@ -25,7 +25,7 @@ from calico_node.dataplanes.contract import (
 )
 from calico_node.dataplanes.nftables.chains import BASE_CHAINS
 from calico_node.dataplanes.nftables.config import RenderConfig
-from calico_node.dataplanes.nftables.desired import Desired, DesiredSet
+from calico_node.dataplanes.nftables.desired import Desired
 from calico_node.dataplanes.nftables.layout import (
     FROM_WORKLOAD_DISPATCH,
     IPV4,
@@ -36,6 +36,7 @@ from calico_node.dataplanes.nftables.nflog import PacketLog
 from calico_node.dataplanes.nftables.plan import IncompatibleError, KnownTable, Step, plan
 from calico_node.dataplanes.nftables.rules import LOG_GROUP
 from calico_node.dataplanes.nftables.store import Outcome, Store
+from calico_node.dataplanes.nftables.tables import DesiredSet
 from calico_node.errors import DataplaneError, NetlinkError
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from attrs import define, field
 
 from calico_node.dataplanes.contract import ObjectID
 from calico_node.dataplanes.nftables import codec
-from calico_node.dataplanes.nftables.desired import MAPS
 from calico_node.dataplanes.nftables.layout import TABLE, Family, hash_of_comment
 from calico_node.dataplanes.nftables.members import SetShape
 from calico_node.dataplanes.nftables.plan import KnownChain, KnownSet, KnownTable, Step
+from calico_node.dataplanes.nftables.tables import MAPS
 from calico_node.errors import NetlinkError
 from calico_node.linux.netlink import NETLINK_NETFILTER, NetlinkSocket
 

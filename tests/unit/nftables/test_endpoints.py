@@ -178,3 +178,12 @@ def test_unknown_policies_and_sets_close():
     desired.feed(ActivePolicyUpdate(key("p1"), "default", (DataplaneRule("allow", not_src_ip_set_ids=("s:x",)),)))
     assert machine(desired).run("filter-FORWARD", Packet(**packet)) == "drop", "the set is not known"
     assert "IP set s:x is not known" in desired.errors[key("p1")]
+
+
+def test_a_source_prefix_that_is_none_is_named_and_lets_nothing_through():
+    desired = fresh(workload("a", allow_spoofed_source_prefixes=("10.9.0.0/16", "nonsense")))
+    runner = machine(desired)
+    packet = Packet("10.9.0.1", "10.0.0.2", 6, in_interface="calia", reverse_path=False)
+    assert runner.run("raw-PREROUTING", packet) == "drop"
+    (reason,) = desired.errors.values()
+    assert "allowed source prefix: 'nonsense'" in reason
