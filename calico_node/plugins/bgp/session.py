@@ -7,7 +7,8 @@ commands from ``take()``.  A session has at most two connections, one opened by 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 from attrs import define, field, frozen
@@ -155,7 +156,10 @@ class _Connection:
 class Session:
     """The state machine.  Attributes for display: ``state``, ``since`` (time of the last change), ``last_error``."""
 
-    def __init__(self, config: SessionConfig, random: Callable[[], float]) -> None:
+    def __init__(
+        self, config: SessionConfig, random: Callable[[], float], numbers: Iterator[int] | None = None
+    ) -> None:
+        """``random`` returns 0..1; ``numbers`` gives connections their numbers, unique where sessions share it."""
         self.config = config
         self.last_error = ""
         self.since = 0.0
@@ -165,7 +169,7 @@ class Session:
         self._shown = State.DOWN
         self._commands: list[Command] = []
         self._connections: dict[int, _Connection] = {}
-        self._next_id = 1
+        self._numbers = itertools.count(1) if numbers is None else numbers
         self._enabled = False
         self._connect_deadline = _NEVER
         self._attempts = 0
@@ -310,8 +314,7 @@ class Session:
     # --- inside
 
     def _new(self, *, outgoing: bool) -> _Connection:
-        connection = _Connection(self._next_id, outgoing, _Phase.CONNECT)
-        self._next_id += 1
+        connection = _Connection(next(self._numbers), outgoing, _Phase.CONNECT)
         self._connections[connection.id] = connection
         return connection
 

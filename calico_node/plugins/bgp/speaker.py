@@ -6,6 +6,7 @@ want of their connections) and ``take_routes`` (what the kernel must learn).
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
@@ -13,7 +14,7 @@ from typing import TypeAlias
 from attrs import define, evolve, field, frozen
 
 from calico_node.dataplanes.contract import KernelView, Route, RouteType
-from calico_node.plugins.bgp.kernel import kernel_paths, local_addresses
+from calico_node.plugins.bgp.kernel import KernelRoutes, local_addresses
 from calico_node.plugins.bgp.packet import (
     LLGR_STALE,
     NLRI,
@@ -117,7 +118,7 @@ class _Peer:
     feed: deque[Prefix] | None = None
     closing_refresh: bool = False
     pending: dict[Prefix, None] = field(factory=dict)
-    sent: dict[Prefix, dict[int, Attributes]] = field(factory=dict)
+    sent: dict[Prefix, dict[int, Attributes | None]] = field(factory=dict)  # None: to be sent again
     sent_end: bool = False
     congested: bool = False
     addresses_by_connection: dict[int, str] = field(factory=dict)
@@ -145,6 +146,8 @@ class Speaker:
         self._config: SpeakerConfig | None = None
         self._peers: dict[str, _Peer] = {}
         self._groups: dict[ExportTo, _Group] = {}
+        self._kernel_routes = KernelRoutes(version)
+        self._connections = itertools.count(1)
         self._kernel: dict[Prefix, dict[PathKey, Path]] = {}
         self._statics: dict[Prefix, Path] = {}
         self._view: KernelView | None = None
@@ -173,7 +176,8 @@ class Speaker:
             self._set_peer(peer, now)
         if old is not None:
             self._policy_changed(old.policy, config.policy)
-        if self._view is not None and old is not None and old.ignored_interfaces != config.ignored_interfaces:
+        ignored = old.ignored_interfaces if old is not None else ()
+        if self._view is not None and ignored != config.ignored_interfaces:
             self.set_kernel(self._view)
         self._check_recovery(now)
 
@@ -245,6 +249,7 @@ class Speaker:
                     connect_delay=self._connect_delay,
                 ),
                 self._random,
+                self._connections,
             )
             session.restarting = session.forwarding = True
             peer = self._peers[config.name] = _Peer(config, session, filters, waiting=self._recovering)
@@ -281,12 +286,8 @@ class Speaker:
         """The main table and the addresses as they are now."""
         self._view = view
         ignored = self._config.ignored_interfaces if self._config is not None else ()
-        found = kernel_paths(view, self.version, ignored)
-        for prefix in [prefix for prefix in self._kernel if prefix not in found]:
-            for key in self._kernel.pop(prefix):
-                self.table.remove(prefix, key)
-        for prefix, paths in found.items():
-            old = self._kernel.get(prefix, {})
+        for prefix, paths in self._kernel_routes.update(view, ignored).items():
+            old = self._kernel.pop(prefix, {})
             for key in old.keys() - paths.keys():
                 self.table.remove(prefix, key)
             for key, path in paths.items():
@@ -295,7 +296,8 @@ class Speaker:
                     paths[key] = present
                 else:
                     self.table.set(prefix, path)
-            self._kernel[prefix] = paths
+            if paths:
+                self._kernel[prefix] = paths
         self.table.set_local_addresses(local_addresses(view, self.version))
 
     # --- sessions: events
@@ -322,6 +324,7 @@ class Speaker:
     def closed(self, name: str, number: int, now: float, reason: str) -> None:
         peer = self._peers.get(name)
         if peer is not None:
+            peer.addresses_by_connection.pop(number, None)
             peer.session.closed(number, now, reason)
             self._drain(name, peer, now)
 
@@ -555,7 +558,8 @@ class Speaker:
                 peer.session.send(encode(RouteRefresh(self.version, Refresh.BEGIN)), now)
                 peer.closing_refresh = True
             peer.feed = deque(self.table.selected)
-            peer.sent.clear()
+            peer.feed.extend(prefix for prefix in peer.sent if prefix not in self.table.selected)
+            peer.sent = {prefix: dict.fromkeys(sent) for prefix, sent in peer.sent.items()}
 
     # --- work
 
@@ -707,12 +711,14 @@ class Speaker:
         while peer.pending and done < budget:
             prefix = next(iter(peer.pending))
             del peer.pending[prefix]
-            wanted = {number: a for number, a, source in group.out.get(prefix, ()) if source != name}
+            wanted: dict[int, Attributes | None] = {
+                number: a for number, a, source in group.out.get(prefix, ()) if source != name
+            }
             sent = peer.sent.get(prefix, {})
             withdrawn.extend(NLRI(prefix, number) for number in sent if number not in wanted)
             for number, attributes in wanted.items():
                 before = sent.get(number)
-                if before is not attributes and before != attributes:
+                if attributes is not None and before is not attributes and before != attributes:
                     announced.setdefault(attributes, []).append(NLRI(prefix, number))
             if wanted:
                 peer.sent[prefix] = wanted

@@ -21,6 +21,7 @@ IPV6_MINHOPCOUNT = 73
 TOS_INTERNETWORK_CONTROL = 0xC0
 CONNECT_TIMEOUT = 30.0
 LISTEN_RETRY = 2.0
+MAX_STRANGERS = 1000
 LINGER = 2.0
 """Seconds that a last NOTIFICATION has to leave our queue."""
 READ_SIZE = 16384
@@ -59,6 +60,7 @@ class Transport:
         self._accepting: asyncio.Task[None] | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._passwords: dict[str, str] = {}
+        self._strangers: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
 
@@ -189,7 +191,8 @@ class Transport:
                 await self._loop.sock_connect(sock, (peer.address, peer.port))
         except (OSError, TimeoutError) as error:
             sock.close()
-            if self._links.pop((peer.name, number), None) is link and not link.closing:
+            if not link.closing:
+                self._links.pop((peer.name, number), None)
                 reason = error.strerror if isinstance(error, OSError) and error.strerror else "timed out"
                 self._speaker.closed(peer.name, number, self._loop.time(), f"Socket: {reason}")
                 self._wake()
@@ -220,8 +223,7 @@ class Transport:
             local = str(sock.getsockname()[0])
             found = self._speaker.incoming(address, local, self._loop.time())
             if found is None:
-                if all(peer.address != address for peer in self._peers.values()):
-                    _log.warning("BGP: unexpected connection from %s refused", address)
+                self._note_stranger(address)
                 sock.close()
                 self._wake()
                 return
@@ -233,6 +235,14 @@ class Transport:
         link = self._links[found] = _Link(*found)
         self._begin(link, sock)
         self._wake()
+
+    def _note_stranger(self, address: str) -> None:
+        """One line in the log for each address that is nobody's we know."""
+        if address in self._strangers or len(self._strangers) >= MAX_STRANGERS:
+            return
+        if all(peer.address != address for peer in self._peers.values()):
+            self._strangers.add(address)
+            _log.warning("BGP: unexpected connection from %s refused", address)
 
     def _begin(self, link: _Link, sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

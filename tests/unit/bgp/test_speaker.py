@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calico_node.dataplanes.contract import ConnectedPrefix, KernelView, Route, RouteType
-from calico_node.plugins.bgp.packet import Cease, Notification, encode
-from calico_node.plugins.bgp.policy import PolicyConfig, Pool
+from calico_node.plugins.bgp.packet import Cease, Notification, RouteRefresh, encode
+from calico_node.plugins.bgp.policy import Filter, FilterRule, PolicyConfig, Pool
 from calico_node.plugins.bgp.prefix import parse_prefix
 from tests.unit.bgp.simulator import Network, Node, mesh_peer
 
@@ -436,3 +436,76 @@ def test_whatever_happens_the_mesh_converges(actions: list[tuple[str, int, int]]
 def _desired(node: Node, dst: str) -> bool:
     """Whether the speaker still asks for ``dst``: adopted routes that it does not want are the sink's to prune."""
     return parse_prefix(dst) in node.speaker._installed
+
+
+@pytest.mark.parametrize("enhanced", [True, False])
+def test_a_refresh_sends_everything_again_and_loses_no_withdrawal(enhanced: bool) -> None:
+    network = Network()
+    a, b = pair(network)
+    give_blocks(a, network.now, BLOCK_A, BLOCK_C)
+    network.settle(a)
+    network.run(10)
+    (key,) = a.links
+    peer = a.speaker._peers[key[0]]
+    assert peer.negotiated is not None
+    peer.negotiated = evolve(peer.negotiated, enhanced_refresh=enhanced)
+    a.wire.clear()
+    give_blocks(a, network.now, BLOCK_A)
+    a.speaker.receive(*key, encode(RouteRefresh(4)), network.now)
+    network.settle(a)
+    network.run(1)
+    assert BLOCK_A in b.routes
+    assert BLOCK_C not in b.routes
+    assert any(data[18] == 2 and b"\x1a\xc0\xa8\x01\x00" in data for data in a.wire)
+    assert [(data[18], data[21]) for data in a.wire if data[18] == 5] == ([(5, 1), (5, 2)] if enhanced else [])
+
+
+def test_a_change_of_filters_reaches_the_peer_without_a_new_session() -> None:
+    network = Network()
+    a, b = pair(network, filters=("f",))
+    network.run(10)
+    assert BLOCK_A in b.routes
+    refuse = FilterRule(accept=False, prefix=parse_prefix(BLOCK_A))
+    a.configure(network.now, filters={"f": Filter("f", exports=(refuse,))})
+    network.settle(a)
+    network.run(1)
+    assert BLOCK_A not in b.routes
+    a.configure(network.now, filters={"f": Filter("f", imports=(FilterRule(accept=False),))})
+    network.settle(a)
+    network.run(1)
+    assert BLOCK_A in b.routes
+    assert BLOCK_B not in a.routes
+    a.configure(network.now, filters={})
+    network.settle(a)
+    assert a.routes[BLOCK_B].gateways == (B,)
+    assert notifications(a) == []
+
+
+def test_a_slow_peer_gets_only_the_latest_state() -> None:
+    network = Network()
+    a, b = pair(network)
+    network.run(10)
+    ((name, _),) = a.links
+    a.speaker.congested(name, True)
+    for number in range(50):
+        give_blocks(a, network.now, f"192.168.{100 + number}.0/26")
+        network.settle(a)
+    a.wire.clear()
+    a.speaker.congested(name, False)
+    network.settle(a)
+    network.run(1)
+    assert "192.168.149.0/26" in b.routes
+    assert BLOCK_A not in b.routes
+    assert len([data for data in a.wire if data[18] == 2]) == 2
+
+
+def test_a_change_of_session_parameters_makes_a_new_session() -> None:
+    network = Network()
+    a, _ = pair(network)
+    network.run(10)
+    a.configure(network.now, peers=(mesh_peer(A, B, keepalive=10),))
+    network.settle(a)
+    network.run(60)
+    assert notifications(a) == [(6, Cease.CONFIG_CHANGE)]
+    assert a.state(B) == "Established"
+    assert a.routes[BLOCK_B].gateways == (B,)
