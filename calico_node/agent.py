@@ -102,6 +102,13 @@ def dataplane_maker(settings: Settings) -> Callable[[AgentContext], PolicyDatapl
     return make
 
 
+def innermost(error: BaseException) -> BaseException:
+    """The first real error of a task group's nested groups."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
 async def supervise(component: Component, context: AgentContext) -> None:
     """Run ``component`` for ever: restart it with back-off whenever it raises or returns."""
     delay = FIRST_DELAY
@@ -114,8 +121,9 @@ async def supervise(component: Component, context: AgentContext) -> None:
             failure = error
         if time.monotonic() - started > GOOD_RUN:
             delay = FIRST_DELAY
-        known = isinstance(failure, CalicoError)
-        text = str(failure) if known else f"{type(failure).__name__}: {failure}"
+        cause = innermost(failure)
+        known = isinstance(cause, CalicoError)
+        text = str(cause) if known else f"{type(cause).__name__}: {cause}"
         log.error(
             "component failed",
             component=component.name,

@@ -45,15 +45,7 @@ def run() -> None:
         expected, rest = group.split(CalicoError)
         if rest is not None or expected is None:
             raise
-        raise _first(expected) from None
-
-
-def _first(group: BaseExceptionGroup[CalicoError]) -> CalicoError:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, CalicoError)
-    return error
+        raise agent.innermost(expected) from None
 
 
 @calico_node.command()
