@@ -88,8 +88,7 @@ class NFTables:
         self._store = Store(self._netns)
         async with self._lock:
             await asyncio.to_thread(self._read)
-            if not all(_guards(known) for known in self._known.values()):
-                await self._enforce()
+            await self._close_gaps()
         self._tasks = [asyncio.create_task(self._watch_for_drift()), asyncio.create_task(self._log_packets())]
 
     async def stop(self) -> None:
@@ -125,6 +124,8 @@ class NFTables:
         if isinstance(message, InSync):
             if not self._in_sync:
                 self._in_sync = self._prune = True
+                for table in self._desired.tables.values():
+                    table.change_everything()
             return
         if isinstance(message, IPSetUpdate) and len(message.members) > _LARGE_SET:
             await asyncio.to_thread(self._desired.feed, message)
@@ -166,6 +167,20 @@ class NFTables:
         if self._interfaces is not None and endpoint.name not in self._interfaces:
             return ObjectStatus(ObjectState.DOWN, f"interface {endpoint.name} is not up")
         return UP
+
+    async def _close_gaps(self) -> None:
+        """Before anything is known: make what closes workload interfaces and is missing, and leave the rest alone."""
+        if all(_guards(known) for known in self._known.values()):
+            return
+        self._desired.refresh()
+        for version, table in self._desired.tables.items():
+            present = self._known[version].chains
+            table.changed_chains = {
+                name
+                for name in table.changed_chains
+                if name not in present or not present[name].hashes or present[name].hook != table.chains[name].hook
+            }
+        await self._enforce()
 
     # The kernel: these methods block, and run in a worker thread when there is much to do
 
@@ -281,8 +296,10 @@ class NFTables:
             if all(present) and not thorough:
                 return False
             await asyncio.to_thread(self._resync)
-            if self._in_sync or not all(_guards(known) for known in self._known.values()):
+            if self._in_sync:
                 await self._enforce()
+            else:
+                await self._close_gaps()
             return True
 
 

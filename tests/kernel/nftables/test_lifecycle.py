@@ -16,6 +16,7 @@ from calico_node.dataplanes.contract import (
     DataplaneRule,
     HostEndpointUpdate,
     InSync,
+    IPPoolUpdate,
     IPSetDeltaUpdate,
     IPSetRemove,
     IPSetType,
@@ -366,3 +367,21 @@ def test_a_parameter_that_cannot_be_used_leaves_the_last_good_ones(world, pods, 
     assert "VXLANPort = 'many'" in status.reason
     world.node.listen(7000)
     assert tcp(a, "192.0.2.1", 7000)
+
+
+def test_a_start_completes_a_table_but_leaves_what_is_there_until_in_sync(world, pods, driver):
+    a, _ = pods
+    messages = (endpoint("a"), endpoint("b"), IPPoolUpdate("10.65.0.0/16", masquerade=True))
+    driver.sync(*messages)
+    driver.runner.run(driver.dataplane.stop())
+    world.nft("delete chain ip calico filter-INPUT")
+    nat = world.nft("list chain ip calico nat-cali-nat-outgoing")
+    assert "masquerade" in nat
+    driver.start()
+    assert "filter-cali-INPUT" in world.nft("list chain ip calico filter-INPUT")
+    assert world.nft("list chain ip calico nat-cali-nat-outgoing") == nat
+    assert tcp(a, B, 80)
+    driver.sync(*messages)
+    assert world.nft("list chain ip calico nat-cali-nat-outgoing") == nat
+    driver.apply(IPPoolUpdate("10.65.0.0/16", masquerade=False))
+    assert "masquerade" not in world.nft("list chain ip calico nat-cali-nat-outgoing")
