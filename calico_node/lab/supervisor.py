@@ -21,6 +21,7 @@ from calico_node.lab.keeper import tell
 from calico_node.lab.operations import Lab
 from calico_node.lab.paths import LabPaths, remove
 from calico_node.lab.worker import raise_file_limit
+from calico_node.linux.namespaces import remove_named_netns
 
 log = structlog.get_logger("lab")
 
@@ -49,6 +50,8 @@ async def _run(root: Path, leash: int, life: int) -> None:
             log.error("the supervisor ends", error=repr(task.exception()))
     if watchers[0] in done:
         # Nobody else is left to clean up.
+        for path in (root / "netns").glob("*"):
+            remove_named_netns(str(path))
         remove(root)
 
 
