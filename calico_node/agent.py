@@ -138,13 +138,11 @@ async def supervise(component: Component, context: AgentContext) -> None:
 
 
 async def _freeze_when_ready(health: HealthRegistry) -> None:
-    """Take the start-up objects out of the collector's sight once all is ready: a full pass over them would stall
-    the loop, and almost none of them is garbage."""
+    """Take the start-up objects out of the collector's sight once all is ready: almost none of them is garbage."""
     while not all(state.ready for state in health.states()):  # noqa: ASYNC110 (the registry is pure: polled)
         await anyio.sleep(1)
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000, 20, 1_000_000)
 
 
 async def _until_signalled(scope: anyio.CancelScope) -> None:
@@ -157,6 +155,7 @@ async def _until_signalled(scope: anyio.CancelScope) -> None:
 
 async def run(settings: Settings) -> None:
     """Run the node until SIGTERM or SIGINT.  Raises ``CalicoError`` when it cannot start."""
+    gc.set_threshold(10_000, 20, 1_000_000)  # a full collection over a cluster's endpoints would stall the loop
     log.info("datastore", type=settings.datastore_type, because=settings.datastore_reason, node=settings.node_name)
     manager = load_hooks()
     components = load_components(settings)

@@ -364,6 +364,9 @@ class RouteSink(Protocol):
     async def set_routes(self, owner: str, add: Sequence[Route], remove: Sequence[str] = ()) -> None:
         """Add or replace ``owner``'s desired routes by destination, and drop the destinations in ``remove``."""
 
+    async def adopt(self, owner: str) -> None:
+        """``owner`` starts (again): forget what it wanted; its routes stay until it calls ``prune``."""
+
     async def prune(self, owner: str) -> None:
         """From now on, kernel routes that carry ``owner``'s mark and are not desired are removed."""
 
