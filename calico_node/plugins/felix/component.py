@@ -136,9 +136,9 @@ class _Run:
         send, receive = anyio.create_memory_object_stream[Event](0)
         async with anyio.create_task_group() as tasks, send, receive:
             # The interfaces first: without them the first round would take every workload's route away.
-            await self._take(await tasks.start(self._follow_interfaces, send.clone()))
-            tasks.start_soon(self._follow_datastore, send.clone())
-            tasks.start_soon(self._tick, send.clone())
+            await self._take(await tasks.start(self._follow_interfaces, send))
+            tasks.start_soon(self._follow_datastore, send)
+            tasks.start_soon(self._tick, send)
             await self._work(receive)
 
     # What comes in
