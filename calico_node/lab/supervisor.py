@@ -7,6 +7,7 @@ that started the lab) and that of the keeper's socket.  When it ends, the kernel
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -49,7 +50,9 @@ async def _run(root: Path, leash: int, life: int) -> None:
         if task is not watchers[2] and not task.cancelled() and task.exception() is not None:
             log.error("the supervisor ends", error=repr(task.exception()))
     if watchers[0] in done:
-        # Nobody else is left to clean up.
+        # Nobody else is left to clean up; and nobody must write files meanwhile.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(-1, signal.SIGKILL)
         for path in (root / "netns").glob("*"):
             remove_named_netns(str(path))
         remove(root)
