@@ -92,7 +92,7 @@ def up(name: str, nodes: int | None, files: Sequence[str]) -> None:
     with start.leash(paths), report.progress() as progress:
         result = _call(paths, {"op": "up", "nodes": nodes, "detach": True, **_texts(sources)}, progress)
     report.remarks(result)
-    report.status(_call(paths, {"op": "status"}))
+    report.status(start.with_host_pids(_call(paths, {"op": "status"})))
 
 
 @lab.command()
@@ -133,7 +133,7 @@ def _change(name: str, op: str, files: Sequence[str], *, wait: bool) -> None:
 @_guarded
 def status(name: str, as_json: bool) -> None:
     """Show nodes, pods, addresses, BGP sessions and health."""
-    result = _call(lab_paths(name), {"op": "status"})
+    result = start.with_host_pids(_call(lab_paths(name), {"op": "status"}))
     if as_json:
         click.echo(json.dumps(result, indent=2))
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import sys
@@ -31,7 +32,7 @@ from calico_node.settings import Settings
 
 log = structlog.get_logger("lab")
 
-READY_TIMEOUT = 90.0
+READY_TIMEOUT = 60.0
 APPLY_TIMEOUT = 60.0
 """Seconds until a node that does not become ready, or does not acknowledge a write, is reported."""
 _POLL = 0.05
@@ -352,9 +353,13 @@ class Lab:
             progress("pods", done, len(new))
 
         outcomes = await asyncio.gather(*(add(pod) for pod in new), return_exceptions=True)
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException):
-                raise outcome
+        failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        for failure in failures:
+            if not isinstance(failure, CalicoError):
+                raise failure
+        if failures:
+            texts = "; ".join(str(failure) for failure in failures)
+            raise LabError(f"{len(failures)} of {len(new)} pods did not come up (apply again to retry): {texts}")
         for key, pod in wanted.items():
             running = self.pods[key]
             running.pod = pod
@@ -375,6 +380,9 @@ class Lab:
             if not addresses:
                 raise LabError(f"CNI ADD of pod {pod.key} gave no address")
         except BaseException:
+            # As a kubelet does: what a failed ADD may have left is deleted.
+            with contextlib.suppress(CalicoError):
+                await runner.cni("DEL", container=container, netns=netns, namespace=pod.namespace, pod=pod.name)
             self._fabric.drop_netns(netns)
             raise
         self.pods[pod.key] = RunningPod(pod, container, netns, addresses[0], addresses)
@@ -467,6 +475,7 @@ class Lab:
         statuses = await asyncio.gather(*(runner.status() for runner in self.nodes.values()))
         return {
             "name": self.paths.name,
+            "pid_namespace": os.stat("/proc/self/ns/pid").st_ino,
             "nodes": [
                 {
                     "name": name,

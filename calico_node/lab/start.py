@@ -99,6 +99,25 @@ def wait_gone(paths: LabPaths) -> None:
             remove(paths.root)
 
 
+def with_host_pids(status: dict[str, Any]) -> dict[str, Any]:
+    """``status`` with the agents' process ids as they are here, where ``kill`` and ``strace`` can use them."""
+    inside_to_here: dict[int, int] = {}
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            if os.stat(f"/proc/{entry}/ns/pid").st_ino != status["pid_namespace"]:
+                continue
+            with open(f"/proc/{entry}/status") as file:
+                line = next((line for line in file if line.startswith("NSpid:")), "")
+        except OSError:
+            continue
+        if line:
+            inside_to_here[int(line.split()[-1])] = int(entry)
+    nodes = [{**node, "pid": inside_to_here.get(node["pid"])} for node in status["nodes"]]
+    return {**status, "nodes": nodes}
+
+
 def enter(paths: LabPaths, target: str, arguments: Sequence[str]) -> int:
     """Run a command in the lab as seen from ``target``, on this terminal; its exit status, as a shell gives it."""
     result, descriptors = control.call(paths.control, {"op": "enter", "target": target})
