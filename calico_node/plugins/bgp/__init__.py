@@ -5,6 +5,7 @@
 ``rib``        routes from all sources, best paths, next-hop resolution
 ``policy``     Calico's import, export and kernel rules, BGPFilters, communities
 ``peers``      the sessions a node must have, from the datastore's view
+``announcements``, ``forwarding``   what peers and the kernel are told
 ``speaker``    the above wired together for one address family
 ``transport``  TCP: listening, connecting, MD5, GTSM
 ``component``  the plugin: datastore and kernel in, sessions and routes out

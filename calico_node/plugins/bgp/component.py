@@ -78,7 +78,7 @@ class _Run:
         self._changed = False
         self._pruned = False
         self._reported = 0.0
-        self._unreported = False
+        self._report_due = False
         self._revision = 0  # of the datastore, as far as read
         self._applied = 0  # of the datastore, as far as carried out
         self._rejected: dict[str, str] = {}
@@ -149,8 +149,6 @@ class _Run:
                 if family.speaker.deadline() <= now:
                     family.speaker.tick(now)
                     self._wake.set()
-            if self._unreported:
-                self._wake.set()
 
     # --- the one worker
 
@@ -175,10 +173,12 @@ class _Run:
             moved, self._applied = revision != self._applied, revision
             await self._prune()
             now = self._loop.time()
-            self._unreported = not moved and now < self._reported + REPORT_INTERVAL
-            if not self._unreported:
-                self._reported = now
+            if moved or now >= self._reported + REPORT_INTERVAL:
+                self._reported, self._report_due = now, False
                 self._report()
+            elif not self._report_due:
+                self._report_due = True
+                self._loop.call_later(REPORT_INTERVAL, self._wake.set)
 
     def _configure(self) -> None:
         """Compute what sessions and policy must be, and tell the speakers."""

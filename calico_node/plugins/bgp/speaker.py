@@ -6,6 +6,7 @@ want of their connections) and ``take_routes`` (what the kernel must learn).
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,7 +14,9 @@ from typing import TypeAlias
 
 from attrs import define, evolve, field, frozen
 
-from calico_node.dataplanes.contract import KernelView, Route, RouteType
+from calico_node.dataplanes.contract import KernelView, Route
+from calico_node.plugins.bgp.announcements import Announcer, Outbox
+from calico_node.plugins.bgp.forwarding import Forwarder, Hole
 from calico_node.plugins.bgp.kernel import KernelRoutes, local_addresses
 from calico_node.plugins.bgp.packet import (
     LLGR_STALE,
@@ -24,24 +27,19 @@ from calico_node.plugins.bgp.packet import (
     Refresh,
     RouteRefresh,
     Update,
-    announce,
     encode,
     end_of_rib,
-    withdraw,
 )
 from calico_node.plugins.bgp.peers import PeerConfig
 from calico_node.plugins.bgp.policy import (
     ExportTo,
     Filter,
     PolicyConfig,
-    Pool,
     add_communities,
-    export_route,
     import_route,
-    kernel_route,
 )
-from calico_node.plugins.bgp.prefix import BITS, Prefix, address_to_number, parse_prefix, prefix_text
-from calico_node.plugins.bgp.rib import PREFERENCE, Origin, Path, PathKey, Selection, Table
+from calico_node.plugins.bgp.prefix import Prefix, address_to_number, parse_prefix
+from calico_node.plugins.bgp.rib import PREFERENCE, Origin, Path, PathKey, Table
 from calico_node.plugins.bgp.session import (
     Close,
     Connect,
@@ -55,7 +53,6 @@ from calico_node.plugins.bgp.session import (
     Up,
 )
 
-PROTOCOL_BIRD = 12
 RECOVERY_TIME = 120.0
 
 Wire: TypeAlias = Connect | Send | Close
@@ -74,39 +71,12 @@ class SpeakerConfig:
     ignored_interfaces: tuple[str, ...] = ()
 
 
-@frozen
-class Hole:
-    """A received route that is left to another component, which has not programmed it.
-
-    ``direct``: the next hop is in our own subnet.
-    """
-
-    prefix: Prefix
-    pool: Pool
-    peer: str
-    next_hop: str
-    direct: bool
-
-
-_Exported: TypeAlias = tuple[tuple[int, Attributes, str], ...]  # path id, attributes, the peer it came from
-
-
-@define(eq=False)
-class _Group:
-    """Peers that see the same announcements, and what those are."""
-
-    to: ExportTo
-    members: dict[str, _Peer] = field(factory=dict)
-    out: dict[Prefix, _Exported] = field(factory=dict)
-
-
 @define(eq=False)
 class _Peer:
     config: PeerConfig
     session: Session
     filters: tuple[Filter, ...] = ()
     negotiated: Negotiated | None = None
-    group: _Group | None = None
     local_address: str = ""
     received: dict[NLRI, tuple[Attributes, int]] = field(factory=dict)  # attributes as received, generation
     generation: int = 0
@@ -115,12 +85,6 @@ class _Peer:
     long_lived: int = 0  # seconds that stale routes stay after the restart time, as a last resort (RFC 9494)
     last_resort: bool = False
     waiting: bool = False  # our restart waits for this peer's End-of-RIB
-    feed: deque[Prefix] | None = None
-    closing_refresh: bool = False
-    pending: dict[Prefix, None] = field(factory=dict)
-    sent: dict[Prefix, dict[int, Attributes | None]] = field(factory=dict)  # None: to be sent again
-    sent_end: bool = False
-    congested: bool = False
     addresses_by_connection: dict[int, str] = field(factory=dict)
 
 
@@ -138,22 +102,20 @@ class Speaker:
     ) -> None:
         self.version = version
         self.table = Table(version)
-        self.holes: dict[Prefix, Hole] = {}
         self.faults = 0  # malformed attributes answered as RFC 7606 says
         self.last_fault = ""
         self._random = random
         self._connect_delay = connect_delay
         self._config: SpeakerConfig | None = None
         self._peers: dict[str, _Peer] = {}
-        self._groups: dict[ExportTo, _Group] = {}
         self._kernel_routes = KernelRoutes(version)
         self._connections = itertools.count(1)
         self._kernel: dict[Prefix, dict[PathKey, Path]] = {}
         self._statics: dict[Prefix, Path] = {}
+        self._announcer = Announcer(self.table, self._statics)
+        self._forwarder = Forwarder(self.table)
         self._view: KernelView | None = None
         self._commands: list[tuple[str, Wire]] = []
-        self._routes: dict[str, Route | None] = {}
-        self._installed: dict[Prefix, Route] = {}
         self._purges: deque[tuple[_Peer, deque[NLRI], int]] = deque()
         self._imports: deque[tuple[_Peer, deque[NLRI]]] = deque()
         self._rescans: deque[tuple[deque[Prefix], tuple[Prefix, ...] | None]] = deque()
@@ -165,6 +127,7 @@ class Speaker:
     def configure(self, config: SpeakerConfig, now: float) -> None:
         """Bring sessions and policy to ``config``; what did not change is left alone."""
         old, self._config = self._config, config
+        self._announcer.policy = self._forwarder.policy = config.policy
         self._set_statics(config)
         if old is not None and (old.router_id != config.router_id):
             for name in list(self._peers):
@@ -270,7 +233,7 @@ class Speaker:
         for command in peer.session.take():
             if isinstance(command, (Connect, Send, Close)):
                 self._commands.append((name, command))
-        self._leave(peer)
+        self._announcer.leave(peer.config.name)
         peer.generation += 1
         self._purge(peer)
 
@@ -336,9 +299,9 @@ class Speaker:
 
     def congested(self, name: str, congested: bool) -> None:
         """Whether the peer's connection has more queued than it should: no announcements until it has drained."""
-        peer = self._peers.get(name)
-        if peer is not None:
-            peer.congested = congested
+        outbox = self._announcer.outboxes.get(name)
+        if outbox is not None:
+            outbox.congested = congested
 
     def deadline(self) -> float:
         """When ``tick`` must be called next."""
@@ -384,13 +347,12 @@ class Speaker:
             peer.waiting = False
         if peer.generation and not negotiated.peer_forwarding:
             self._drop_stale(peer)
-        peer.sent_end = False
         self._join(peer)
         self._check_recovery(now)
 
     def _down(self, peer: _Peer, graceful: bool, now: float) -> None:
         negotiated, peer.negotiated = peer.negotiated, None
-        self._leave(peer)
+        self._announcer.leave(peer.config.name)
         peer.generation += 1
         if graceful and negotiated is not None and negotiated.peer_restart_time:
             peer.long_lived = negotiated.long_lived_time
@@ -417,7 +379,6 @@ class Speaker:
         """Put an established peer into its group and feed it everything."""
         negotiated = peer.negotiated
         assert negotiated is not None
-        self._leave_group(peer)
         c = peer.config
         cluster = address_to_number(c.cluster_id) if c.cluster_id else 0
         to = ExportTo(
@@ -432,27 +393,7 @@ class Speaker:
             long_lived=negotiated.long_lived,
             filters=peer.filters,
         )
-        group = self._groups.get(to)
-        if group is None:
-            group = self._groups[to] = _Group(to)
-        group.members[c.name] = peer
-        peer.group = group
-        peer.feed = deque(self.table.selected)
-        peer.feed.extend(prefix for prefix in peer.sent if prefix not in self.table.selected)
-
-    def _leave_group(self, peer: _Peer) -> None:
-        if peer.group is not None:
-            peer.group.members.pop(peer.config.name, None)
-            if not peer.group.members:
-                self._groups.pop(peer.group.to, None)
-            peer.group = None
-
-    def _leave(self, peer: _Peer) -> None:
-        self._leave_group(peer)
-        peer.feed = None
-        peer.pending.clear()
-        peer.sent.clear()
-        peer.congested = False
+        self._announcer.join(c.name, to, negotiated.context)
 
     def _check_recovery(self, now: float) -> None:
         if self._recovering and (
@@ -556,10 +497,7 @@ class Speaker:
         elif message.subtype == Refresh.REQUEST:
             if peer.negotiated.enhanced_refresh:
                 peer.session.send(encode(RouteRefresh(self.version, Refresh.BEGIN)), now)
-                peer.closing_refresh = True
-            peer.feed = deque(self.table.selected)
-            peer.feed.extend(prefix for prefix in peer.sent if prefix not in self.table.selected)
-            peer.sent = {prefix: dict.fromkeys(sent) for prefix, sent in peer.sent.items()}
+            self._announcer.refresh(peer.config.name, enhanced=peer.negotiated.enhanced_refresh)
 
     # --- work
 
@@ -573,26 +511,24 @@ class Speaker:
             del self.table.dirty[prefix]
             self._decide(prefix)
             budget -= 1
-        for name, peer in self._peers.items():
+        for name, outbox in self._announcer.outboxes.items():
             if budget <= 0:
                 break
-            budget -= self._step_peer(peer, budget, now)
+            peer = self._peers[name]
+            budget -= self._announcer.step(outbox, budget, functools.partial(peer.session.send, now=now))
+            if outbox.idle:
+                self._fed(peer, outbox, now)
             self._drain(name, peer, now)
-        return self._busy()
+        return bool(self._waiting_work or self._announcer.busy)
 
-    def _busy(self) -> bool:
-        return bool(
-            self._purges
-            or self._imports
-            or self._rescans
-            or self.table.dirty
-            or any((peer.feed or peer.pending) and not peer.congested for peer in self._peers.values())
-        )
+    @property
+    def _waiting_work(self) -> bool:
+        return bool(self._purges or self._imports or self._rescans or self.table.dirty)
 
     @property
     def settled(self) -> bool:
         """Whether everything that was received is decided and handed out."""
-        return not (self._purges or self._imports or self._rescans or self.table.dirty or self._routes)
+        return not (self._waiting_work or self._forwarder.pending)
 
     def _step_imports(self, budget: int) -> int:
         done = 0
@@ -642,144 +578,18 @@ class Speaker:
         return nlri in self._peers[name].received
 
     def _decide(self, prefix: Prefix) -> None:
-        selection = self.table.select(prefix)
-        self._to_kernel(prefix, selection)
-        for group in self._groups.values():
-            new = self._exports(group, prefix)
-            old = group.out.get(prefix)
-            if new:
-                group.out[prefix] = new
-            elif old:
-                del group.out[prefix]
-            if new != (old or ()):
-                for peer in group.members.values():
-                    peer.pending[prefix] = None
+        self._forwarder.decided(prefix, self.table.select(prefix))
+        self._announcer.decided(prefix)
 
-    def _exports(self, group: _Group, prefix: Prefix) -> _Exported:
-        assert self._config is not None
-        selection = self.table.selected.get(prefix)
-        if selection is None:
-            return ()
-        paths = self.table.paths[prefix] if group.to.add_path else (selection.best,)
-        found = []
-        for path in paths:
-            if path.origin is Origin.KERNEL and path.blackhole and prefix in self._statics:
-                continue  # Felix's black hole for a block that we announce ourselves
-            device = path.device or self.table.resolution(path).device
-            attributes = export_route(self._config.policy, group.to, prefix, path, device)
-            if attributes is not None:
-                source = path.key.source if path.origin is Origin.BGP else ""
-                found.append((path.id if group.to.add_path else 0, attributes, source))
-        return tuple(found)
-
-    def _step_peer(self, peer: _Peer, budget: int, now: float) -> int:
-        group = peer.group
-        if group is None or peer.negotiated is None or peer.congested:
-            return 0
-        done = 0
-        while peer.feed and done < budget:
-            prefix = peer.feed.popleft()
-            if prefix not in group.out:
-                exports = self._exports(group, prefix)
-                if exports:
-                    group.out[prefix] = exports
-            if prefix in group.out or prefix in peer.sent:
-                peer.pending[prefix] = None
-            done += 1
-        done += self._announce(peer, group, max(budget - done, 1), now)
-        if not peer.feed and not peer.pending:
-            self._finish_feed(peer, now)
-        return done
-
-    def _finish_feed(self, peer: _Peer, now: float) -> None:
-        peer.feed = None
-        if peer.closing_refresh:
-            peer.closing_refresh = False
+    def _fed(self, peer: _Peer, outbox: Outbox, now: float) -> None:
+        """The peer has been told everything: say so where that is owed."""
+        if outbox.refreshing:
+            outbox.refreshing = False
             peer.session.send(encode(RouteRefresh(self.version, Refresh.END)), now)
-        ready = not self._recovering and not self.table.dirty and not self._rescans
-        if not peer.sent_end and ready and peer.negotiated is not None and peer.negotiated.graceful_restart:
-            peer.sent_end = True
+        restart = peer.negotiated is not None and peer.negotiated.graceful_restart
+        if restart and not outbox.ended and not self._recovering and not self._waiting_work:
+            outbox.ended = True
             peer.session.send(end_of_rib(self.version), now)
-
-    def _announce(self, peer: _Peer, group: _Group, budget: int, now: float) -> int:
-        """Send what changed for ``peer`` since it was last told."""
-        assert peer.negotiated is not None
-        announced: dict[Attributes, list[NLRI]] = {}
-        withdrawn: list[NLRI] = []
-        done = 0
-        name = peer.config.name
-        while peer.pending and done < budget:
-            prefix = next(iter(peer.pending))
-            del peer.pending[prefix]
-            wanted: dict[int, Attributes | None] = {
-                number: a for number, a, source in group.out.get(prefix, ()) if source != name
-            }
-            sent = peer.sent.get(prefix, {})
-            withdrawn.extend(NLRI(prefix, number) for number in sent if number not in wanted)
-            for number, attributes in wanted.items():
-                before = sent.get(number)
-                if attributes is not None and before is not attributes and before != attributes:
-                    announced.setdefault(attributes, []).append(NLRI(prefix, number))
-            if wanted:
-                peer.sent[prefix] = wanted
-            else:
-                peer.sent.pop(prefix, None)
-            done += 1
-        context = peer.negotiated.context
-        if withdrawn:
-            for message in withdraw(withdrawn, context):
-                peer.session.send(message, now)
-        for attributes, routes in announced.items():
-            for message in announce(attributes, routes, context):
-                peer.session.send(message, now)
-        return done
-
-    # --- to the kernel
-
-    def _to_kernel(self, prefix: Prefix, selection: Selection | None) -> None:
-        route = self._kernel_route(prefix, selection)
-        if route == self._installed.get(prefix):
-            return
-        if route is None:
-            del self._installed[prefix]
-        else:
-            self._installed[prefix] = route
-        self._routes[prefix_text(prefix)] = route
-
-    def _kernel_route(self, prefix: Prefix, selection: Selection | None) -> Route | None:
-        assert self._config is not None
-        self.holes.pop(prefix, None)
-        if selection is None or selection.best.origin in (Origin.KERNEL, Origin.DIRECT):
-            return None
-        best = selection.best
-        hop = None
-        if best.origin is Origin.BGP:
-            hop = Prefix(self.version, BITS[self.version], address_to_number(best.attributes.next_hop))
-        verdict = kernel_route(self._config.policy, prefix, best, hop)
-        if not verdict.accept:
-            self._note_hole(prefix, best, verdict.pool)
-            return None
-        text = prefix_text(prefix)
-        if best.blackhole:
-            return Route(text, RouteType.BLACKHOLE, protocol=PROTOCOL_BIRD, metric=verdict.metric)
-        resolved = [self.table.resolution(path) for path in selection.multipath]
-        gateways = tuple(dict.fromkeys(r.gateway for r in resolved if r.reachable))
-        if not gateways:
-            return Route(text, RouteType.UNREACHABLE, protocol=PROTOCOL_BIRD, metric=verdict.metric)
-        devices = {r.device for r in resolved if r.reachable}
-        device = devices.pop() if len(devices) == 1 else ""
-        return Route(text, device=device, gateways=gateways, protocol=PROTOCOL_BIRD, metric=verdict.metric)
-
-    def _note_hole(self, prefix: Prefix, best: Path, pool: Pool | None) -> None:
-        """Note a remote route of ``pool`` that is not in the kernel."""
-        if pool is None or best.origin is not Origin.BGP:
-            return
-        if any(path.origin is Origin.KERNEL and not path.blackhole for path in self.table.paths[prefix]):
-            return
-        assert self._config is not None
-        hop, subnet = best.attributes.next_hop, self._config.policy.subnet
-        direct = subnet is not None and parse_prefix(hop).within(subnet)
-        self.holes[prefix] = Hole(prefix, pool, best.key.source, hop, direct)
 
     # --- output
 
@@ -790,13 +600,23 @@ class Speaker:
 
     def take_routes(self) -> tuple[list[Route], list[str]]:
         """(added or changed, removed destinations) since the last call."""
-        routes, self._routes = self._routes, {}
-        return [r for r in routes.values() if r is not None], [dst for dst, r in routes.items() if r is None]
+        return self._forwarder.take()
+
+    @property
+    def holes(self) -> Mapping[Prefix, Hole]:
+        """Received routes that nobody has programmed."""
+        return self._forwarder.holes
+
+    @property
+    def desired(self) -> frozenset[Prefix]:
+        """The destinations that the kernel should have from us."""
+        return self._forwarder.desired
 
     def peers(self) -> Iterable[tuple[PeerConfig, Session, int, int]]:
         """(configuration, session, prefixes received, prefixes sent) of each peer, by name."""
-        for _, peer in sorted(self._peers.items()):
-            yield peer.config, peer.session, len(peer.received), len(peer.sent)
+        for name, peer in sorted(self._peers.items()):
+            outbox = self._announcer.outboxes.get(name)
+            yield peer.config, peer.session, len(peer.received), len(outbox.sent) if outbox else 0
 
     def not_established(self) -> list[str]:
         """The sessions that are not up, with their state."""

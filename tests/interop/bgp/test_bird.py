@@ -74,7 +74,7 @@ def test_internal_peer(cluster: Cluster) -> None:
     until(lambda: PREFIX in node.routes(), 10, lambda: (node.routes(), node.log()))
     assert node.routes()[PREFIX]["gateway"] == bird.address
     assert node.routes()[PREFIX]["metric"] == 2147483547
-    assert node.session(bird.address)["prefixes_received"] == 1
+    until(lambda: node.session(bird.address)["prefixes_received"] == 1, 3, node.status)
 
     node.ip("route", "add", "10.77.1.9/32", "dev", "cali1", "proto", "3", "metric", "512")
     assert "BGP.local_pref: 2147483135" in bird.wait_route("10.77.1.9/32")
@@ -168,9 +168,8 @@ def test_an_orderly_shutdown_of_bird_withdraws_at_once(cluster: Cluster) -> None
     until(lambda: PREFIX in node.routes(), 10, lambda: (node.routes(), node.log()))
     bird.birdc("disable node")
     until(lambda: PREFIX not in node.routes(), 3, node.routes)
-    status = node.status()
-    assert not status["ready"]
-    assert bird.address in status["reason"]
+    until(lambda: bird.address in node.status()["reason"], 3, node.status)
+    assert not node.status()["ready"]
 
 
 def test_md5(cluster: Cluster) -> None:

@@ -435,7 +435,7 @@ def test_whatever_happens_the_mesh_converges(actions: list[tuple[str, int, int]]
 
 def _desired(node: Node, dst: str) -> bool:
     """Whether the speaker still asks for ``dst``: adopted routes that it does not want are the sink's to prune."""
-    return parse_prefix(dst) in node.speaker._installed
+    return parse_prefix(dst) in node.speaker.desired
 
 
 @pytest.mark.parametrize("enhanced", [True, False])
