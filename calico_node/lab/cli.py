@@ -180,7 +180,8 @@ def restart(name: str, node: str, kill: bool, no_wait: bool) -> None:
     report = Report(quiet=False)
     request = {"op": "restart", "node": node.removeprefix("node:"), "signal": int(number), "wait": not no_wait}
     with report.progress() as progress:
-        _call(lab_paths(name), request, progress)
+        result = _call(lab_paths(name), request, progress)
+    report.remarks(result)
 
 
 @lab.command()

@@ -7,6 +7,7 @@ what a pod's specification says of other things than the network, is left out an
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,9 +84,13 @@ class Intake:
 
 def read_sources(paths: Iterable[str]) -> list[Source]:
     """The files named, and those in the folders named: their ``.yaml``, ``.yml`` and ``.json`` files in order of
-    their names, without sub-folders, as kubectl reads them.  Raises ``LabError`` for one that cannot be read."""
+    their names, without sub-folders, as kubectl reads them; ``-`` is standard input.  Raises ``LabError`` for one
+    that cannot be read."""
     sources: list[Source] = []
     for text in paths:
+        if text == "-":
+            sources.append(Source("standard input", sys.stdin.read()))
+            continue
         path = Path(text)
         if path.is_dir():
             files = sorted(item for item in path.iterdir() if item.suffix in SUFFIXES and item.is_file())

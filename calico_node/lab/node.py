@@ -124,6 +124,8 @@ class NodeRunner:
             log.warning("an agent ended", node=self.node.name, status=self.last_exit, restart_in=delay)
             await asyncio.sleep(delay)
             delay = min(delay * 2, _LONGEST_DELAY)
+            if not self._wanted:
+                return
             await self._launch()
 
     async def stop(self, number: int = signal.SIGTERM) -> None:

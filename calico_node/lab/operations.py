@@ -32,7 +32,7 @@ from calico_node.settings import Settings
 
 log = structlog.get_logger("lab")
 
-READY_TIMEOUT = 60.0
+READY_TIMEOUT = 45.0
 APPLY_TIMEOUT = 60.0
 """Seconds until a node that does not become ready, or does not acknowledge a write, is reported."""
 _POLL = 0.05
@@ -121,11 +121,13 @@ class Lab:
             await self._store_objects(plan)
             await self._start_nodes(log_fd)
             await self._listen_on_machines()
-            await self._wait_ready(progress)
+            unready = await self._wait_ready(progress)
+            if unready and not request.get("detach"):
+                raise LabError(f"the nodes do not become ready: {'; '.join(unready)}")
             self._tasks.append(asyncio.create_task(self._fabric.follow_blocks(self._datastore, self.spec)))
             result = await self._carry_out(wanted, progress, wait=True)
             self.detached = bool(request.get("detach"))
-            return {**result, "skipped": wanted.summary}
+            return {**result, "skipped": wanted.summary, "unready": unready}
 
     @property
     def _datastore(self) -> Client:
@@ -197,9 +199,10 @@ class Lab:
         if failed:
             log.warning("ports that cannot answer", place=name, ports=failed)
 
-    async def _wait_ready(self, progress: Progress) -> None:
-        """Until every component of every agent says it is ready; BGP sessions among them."""
-        await self._wait(
+    async def _wait_ready(self, progress: Progress) -> list[str]:
+        """Until every component of every agent says it is ready; BGP sessions among them.  Returns why not, after
+        a while: documents may describe a cluster that never is, and a lab is there to look at it."""
+        return await self._wait(
             progress,
             "nodes ready",
             READY_TIMEOUT,
@@ -212,7 +215,7 @@ class Lab:
 
     async def _wait_revision(self, revision: int, progress: Progress) -> None:
         """Until every node has applied a datastore revision that is not older than ``revision``."""
-        await self._wait(
+        lagging = await self._wait(
             progress,
             "nodes acknowledge",
             APPLY_TIMEOUT,
@@ -222,10 +225,12 @@ class Lab:
                 if name in ("felix", "bgp") and state["revision"] < revision
             ],
         )
+        if lagging:
+            raise LabError(f"not acknowledged within {APPLY_TIMEOUT:g} s: {'; '.join(lagging)}")
 
     async def _wait(
         self, progress: Progress, stage: str, timeout: float, missing: Callable[[Mapping[str, Any]], list[str]]
-    ) -> None:
+    ) -> list[str]:
         deadline = asyncio.get_running_loop().time() + timeout
         waiting = dict(self.nodes)
         reasons: dict[str, list[str]] = {}
@@ -242,10 +247,10 @@ class Lab:
                     )
             progress(stage, len(self.nodes) - len(waiting), len(self.nodes))
             if waiting and asyncio.get_running_loop().time() > deadline:
-                text = "; ".join(f"{name}: {', '.join(reasons[name])}" for name in waiting)
-                raise LabError(f"{stage}: not within {timeout:g} s: {text}")
+                return [f"{name}: {', '.join(reasons[name])}" for name in waiting]
             if waiting:
                 await asyncio.sleep(_POLL)
+        return []
 
     # Changing
 
@@ -456,6 +461,9 @@ class Lab:
 
     async def _op_probe(self, request: Mapping[str, Any], progress: Progress) -> Any:
         """Carry out ``probes``; results in their order."""
+        if not self._responder.running:
+            # Everything would look denied.
+            raise LabError("the process that answers for the pods has ended (see lab.log); take the lab down")
         probes = [lookup.probe_from_json(item) for item in request["probes"]]
         locations = self.places()
         by_service = {service.key: service for service in self.services}
@@ -526,9 +534,8 @@ class Lab:
             await runner.stop(int(request.get("signal") or 15))
             runner.starts = 0
             await runner.start()
-            if request.get("wait", True):
-                await self._wait_ready(progress)
-            return {"node": name}
+            unready = await self._wait_ready(progress) if request.get("wait", True) else []
+            return {"node": name, "unready": unready}
 
     async def _op_env(self, request: Mapping[str, Any], progress: Progress) -> Any:
         """Variables that point calicoctl and the CNI clients at this lab, as ``node`` (the first one) sees it."""

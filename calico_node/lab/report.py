@@ -67,6 +67,8 @@ class Report:
         """What was left out, and what a node refused."""
         if result.get("skipped") and not self._quiet:
             self._out.print(Text(str(result["skipped"]), style="dim"))
+        for text in result.get("unready") or ():
+            self._err.print(Text(f"not ready: {text}", style="yellow"))
         for name, reason in (result.get("rejected") or {}).items():
             self._err.print(Text(f"not in force: {name}: {reason}", style="yellow"))
 
