@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calico_node.calicoctl import manifests
 from calico_node.calicoctl.config import load_settings
+from calico_node.calicoctl.connect import connect
 from calico_node.calicoctl.manifests import DEFAULT_AS_NUMBER, DEFAULT_NAMESPACE, InputError, Manifest
 from calico_node.errors import (
     CalicoError,
@@ -90,7 +90,7 @@ def _write(options: Options, verb: str, past: str, action: Action) -> int:
     async def run() -> int:
         kinds = {item.resource.kind for item in items}
         kind = f"'{next(iter(kinds))}' " if len(kinds) == 1 else ""
-        async with _client(options, writing=True) as client:
+        async with connect(options, writing=True) as client:
             for done, item in enumerate(items):
                 try:
                     await action(client, item.resource)
@@ -122,10 +122,16 @@ def delete(options: Options) -> int:
         return 0
     for kind, name, namespace in targets:
         refuse_read_only_name("delete", kind, name, namespace)
+    # Addresses and blocks go with their node or pool.
+    cascading = any(kind in ("Node", "IPPool") for kind, _, _ in targets)
+    if cascading:
+        from calico_node.ipam import cascades
 
     async def run() -> int:
         deleted, status = 0, 0
-        async with _client(options) as client:
+        async with connect(options) as client:
+            if cascading:
+                cascades.register(client)
             for kind, name, namespace in targets:
                 try:
                     await client.delete(kind, name, namespace)
@@ -160,7 +166,7 @@ def patch(options: Options) -> int:
         raise InputError("the patch must be an object, in JSON or YAML")
 
     async def run() -> None:
-        async with _client(options) as client:
+        async with connect(options) as client:
             stored = await client.get(kind, name, namespace)
             patched = from_dict(_merge(to_dict(stored), change), origin="after the patch")
             for part in ("name", "namespace"):
@@ -195,7 +201,7 @@ def label(options: Options) -> int:
         raise InputError("give key=value, or key with --remove")
 
     async def run() -> str:
-        async with _client(options) as client:
+        async with connect(options) as client:
             stored = await client.get(kind, name, namespace)
             labels = stored.metadata.labels
             present = key in labels
@@ -243,7 +249,7 @@ def get(options: Options) -> int:
     targets = [] if listing_of else _targets(options, required_names=False)
 
     async def run() -> tuple[list[Any], list[CalicoError], int]:
-        async with _client(options) as client:
+        async with connect(options) as client:
             if listing_of:
                 listing = await _list(client, listing_of, options)
                 return [listing], [], await _cluster_as_number(client)
@@ -340,29 +346,6 @@ def version(options: Options) -> int:
 
 
 # Shared
-
-
-@asynccontextmanager
-async def _client(options: Options, *, writing: bool = False) -> AsyncIterator[Client]:
-    """The client of the chosen datastore, after the check that cluster and tool are of one version.
-
-    Before the first write an empty datastore gets its ClusterInformation and tiers, without which no policy could be
-    created.
-    """
-    from calico_node.calicoctl.version import check_version
-    from calico_node.datastores import open_client
-
-    settings = load_settings(options["config"], options["context"])
-    async with open_client(settings) as client:
-        try:
-            cluster = await client.get("ClusterInformation", "default")
-        except ResourceDoesNotExist:
-            if writing:
-                await client.ensure_initialized()
-        else:
-            if not options["allow_version_mismatch"]:
-                check_version(cluster.spec.calico_version or "")
-        yield client
 
 
 def _read_input(options: Options) -> list[Manifest]:

@@ -6,47 +6,40 @@ Every error is one text on standard error and exit status 1, as scripts written 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import Any, TypeVar
+from importlib import import_module
+from typing import Any
 
 import click
 
+from calico_node.calicoctl.options import (
+    FILE_HELP,
+    global_options,
+    input_options,
+    namespace_option,
+    recursive_option,
+    run,
+    skip_empty_option,
+    together,
+)
 from calico_node.errors import CalicoError
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-FILE_HELP = "A file, a folder of .yaml, .yml and .json files, or - for standard input."
-
-
-def _options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
-    def decorate(function: F) -> F:
-        for decorator in reversed(decorators):
-            function = decorator(function)
-        return function
-
-    return decorate
+GROUPS = ("datastore", "ipam")
+"""Commands with commands of their own: ``calico_node.calicoctl.<name>.cli``, imported when asked for."""
 
 
-_global_options = _options(
-    click.option(
-        "-l", "--log-level", default="panic", help="Level of log messages: panic, fatal, error, warn, info, debug."
-    ),
-    click.option("--context", default="", help="The Kubernetes context to use."),
-    click.option("--allow-version-mismatch", is_flag=True, help="Work with a cluster of another Calico version."),
-    click.option("-c", "--config", default="", help="A CalicoAPIConfig file (default /etc/calico/calicoctl.cfg)."),
-)
-_namespace_option = click.option("-n", "--namespace", default="", help="Namespace of namespaced resources.")
-_recursive_option = click.option("-R", "--recursive", is_flag=True, help="Look into sub-folders of a folder too.")
-_skip_empty_option = click.option(
-    "--skip-empty", is_flag=True, help="A file or folder without resources is not an error."
-)
-_input_options = _options(
-    click.option("-f", "--filename", required=True, help=FILE_HELP), _recursive_option, _skip_empty_option
-)
+class _Group(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *GROUPS])
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name in GROUPS:
+            group: click.Command = import_module(f"calico_node.calicoctl.{name}.cli").group
+            return group
+        return super().get_command(ctx, name)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@_options(
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@together(
     click.option("-l", "--log-level", default="panic", hidden=True),
     click.option("--context", default="", hidden=True),
     click.option("--allow-version-mismatch", is_flag=True, hidden=True),
@@ -60,94 +53,77 @@ def cli(ctx: click.Context, /, **options: Any) -> None:
     ctx.obj = options
 
 
-def _run(context: click.Context, name: str, options: dict[str, Any]) -> None:
-    import logging
-
-    from calico_node.calicoctl import commands
-
-    outer = context.obj or {}
-    for key, default in (("log_level", "panic"), ("context", ""), ("allow_version_mismatch", False)):
-        if options[key] == default:
-            options[key] = outer.get(key, default)
-    level = {"warn": "WARNING", "warning": "WARNING"}.get(options["log_level"].lower(), options["log_level"].upper())
-    if level in ("ERROR", "WARNING", "INFO", "DEBUG"):
-        logging.basicConfig(level=level)
-    status = getattr(commands, name)(options)
-    if status:
-        context.exit(status)
-
-
 @cli.command()
-@_input_options
+@input_options
 @click.option("--skip-exists", is_flag=True, help="A resource that exists already is left as it is.")
-@_namespace_option
-@_global_options
+@namespace_option
+@global_options
 @click.pass_context
 def create(ctx: click.Context, /, **options: Any) -> None:
     """Create resources that do not exist yet."""
-    _run(ctx, "create", options)
+    run(ctx, "commands:create", options)
 
 
 @cli.command()
-@_input_options
-@_namespace_option
-@_global_options
+@input_options
+@namespace_option
+@global_options
 @click.pass_context
 def apply(ctx: click.Context, /, **options: Any) -> None:
     """Create resources, or replace those that exist."""
-    _run(ctx, "apply", options)
+    run(ctx, "commands:apply", options)
 
 
 @cli.command()
-@_input_options
-@_namespace_option
-@_global_options
+@input_options
+@namespace_option
+@global_options
 @click.pass_context
 def replace(ctx: click.Context, /, **options: Any) -> None:
     """Replace resources that exist."""
-    _run(ctx, "replace", options)
+    run(ctx, "commands:replace", options)
 
 
 @cli.command()
-@_input_options
-@_namespace_option
-@_global_options
+@input_options
+@namespace_option
+@global_options
 @click.pass_context
 def validate(ctx: click.Context, /, **options: Any) -> None:
     """Check files without a datastore."""
-    _run(ctx, "validate", options)
+    run(ctx, "commands:validate", options)
 
 
 @cli.command()
 @click.argument("kind", required=False)
 @click.argument("names", nargs=-1)
 @click.option("-f", "--filename", default="", help=FILE_HELP)
-@_recursive_option
-@_skip_empty_option
+@recursive_option
+@skip_empty_option
 @click.option("-s", "--skip-not-exists", is_flag=True, help="A resource that does not exist is not an error.")
-@_namespace_option
-@_global_options
+@namespace_option
+@global_options
 @click.pass_context
 def delete(ctx: click.Context, /, **options: Any) -> None:
     """Delete resources, by file or by KIND and NAME."""
-    _run(ctx, "delete", options)
+    run(ctx, "commands:delete", options)
 
 
 @cli.command()
 @click.argument("kind", required=False)
 @click.argument("names", nargs=-1)
 @click.option("-f", "--filename", default="", help=FILE_HELP)
-@_recursive_option
-@_skip_empty_option
+@recursive_option
+@skip_empty_option
 @click.option("-o", "--output", default="ps", help="ps, wide, yaml, json, name or custom-columns=HEADING,…")
 @click.option("-A", "-a", "--all-namespaces", is_flag=True, help="Resources of every namespace.")
 @click.option("--export", is_flag=True, help="Leave out what belongs to this cluster (with a NAME only).")
-@_namespace_option
-@_global_options
+@namespace_option
+@global_options
 @click.pass_context
 def get(ctx: click.Context, /, **options: Any) -> None:
     """Show resources, by file or by KIND and perhaps NAME."""
-    _run(ctx, "get", options)
+    run(ctx, "commands:get", options)
 
 
 @cli.command()
@@ -155,12 +131,12 @@ def get(ctx: click.Context, /, **options: Any) -> None:
 @click.argument("name")
 @click.option("-p", "--patch", required=True, help="What to merge into the resource, as JSON or YAML.")
 @click.option("-t", "--type", "patch_type", default="strategic", help="Accepted; a patch is always merged.")
-@_namespace_option
-@_global_options
+@namespace_option
+@global_options
 @click.pass_context
 def patch(ctx: click.Context, /, **options: Any) -> None:
     """Change a part of a resource: null removes a field, lists are replaced."""
-    _run(ctx, "patch", options)
+    run(ctx, "commands:patch", options)
 
 
 @cli.command()
@@ -169,21 +145,21 @@ def patch(ctx: click.Context, /, **options: Any) -> None:
 @click.argument("label")
 @click.option("--overwrite", is_flag=True, help="Change the value of a label that is there.")
 @click.option("--remove", is_flag=True, help="Remove the label.")
-@_namespace_option
-@_global_options
+@namespace_option
+@global_options
 @click.pass_context
 def label(ctx: click.Context, /, **options: Any) -> None:
     """Set KEY=VALUE as a label of a resource, or remove KEY."""
-    _run(ctx, "label", options)
+    run(ctx, "commands:label", options)
 
 
 @cli.command()
 @click.option("--client", "client_only", is_flag=True, help="Do not ask the cluster.")
-@_global_options
+@global_options
 @click.pass_context
 def version(ctx: click.Context, /, **options: Any) -> None:
     """Show the versions of this tool and of the cluster."""
-    _run(ctx, "version", options)
+    run(ctx, "commands:version", options)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,0 +1,1 @@
+"""``calicoctl datastore``: lock, export and import a whole datastore."""

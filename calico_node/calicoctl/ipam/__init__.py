@@ -1,0 +1,1 @@
+"""``calicoctl ipam``: addresses, blocks and their configuration."""

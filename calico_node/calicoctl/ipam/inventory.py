@@ -1,0 +1,100 @@
+"""All that IPAM and its users have in the datastore, read at one revision: nothing can change between two reads."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from attrs import define, field, frozen
+
+from calico_node.datastores import Client
+from calico_node.datastores.client import read_resource
+from calico_node.datastores.kv import KeyValue, KVEngine
+from calico_node.datastores.names import kind_prefix
+from calico_node.errors import ResourceDoesNotExist, ValidationError
+from calico_node.ipam.blocks import Block, MalformedDocument
+from calico_node.ipam.documents import ConfigKey, IPAMConfig, decode_block, decode_config
+from calico_node.ipam.store import PREFIX, Pool, key_path
+
+BLOCKS = f"{PREFIX}assignment/"
+HANDLES = f"{PREFIX}handle/"
+PAGE = 500
+
+
+async def scan(kv: KVEngine, prefix: str, revision: int) -> AsyncIterator[KeyValue]:
+    """Every key under ``prefix`` as of ``revision``."""
+    after = ""
+    while True:
+        page = await kv.range(prefix, start_after=after, limit=PAGE, revision=revision)
+        for stored in page.kvs:
+            yield stored
+        if not page.more:
+            return
+        after = page.kvs[-1].key
+
+
+async def resources(client: Client, kind: str, revision: int) -> tuple[list[Any], list[str]]:
+    """The readable resources of a kind, and what is wrong with the others."""
+    found, faults = [], []
+    async for stored in scan(client.kv, kind_prefix(kind), revision):
+        try:
+            found.append(read_resource(kind, stored))
+        except ValidationError as error:
+            faults.append(str(error))
+    return found, faults
+
+
+@frozen
+class HandleRecord:
+    """A stored handle; ``revision`` is that of its last change."""
+
+    id: str
+    revision: int
+
+
+@define
+class Inventory:
+    """``faults`` name each stored document that cannot be used, with the reason."""
+
+    cluster: Any
+    revision: int
+    config: IPAMConfig = field(factory=IPAMConfig)
+    blocks: list[Block] = field(factory=list)
+    pools: list[Pool] = field(factory=list)
+    handles: list[HandleRecord] = field(factory=list)
+    faults: list[str] = field(factory=list)
+
+    @property
+    def locked(self) -> bool:
+        """Whether the cluster is told to leave the datastore alone (``calicoctl datastore migrate lock``)."""
+        return self.cluster is not None and self.cluster.spec.datastore_ready is False
+
+
+async def take_inventory(client: Client) -> Inventory:
+    """Blocks, pools, handles and configuration; ``cluster`` is None in a datastore nobody has prepared."""
+    try:
+        cluster = await client.get("ClusterInformation", "default")
+    except ResourceDoesNotExist:
+        cluster = None
+    stored, revision = await client.kv.get(key_path(ConfigKey()))
+    inventory = Inventory(cluster, revision)
+    if stored is not None:
+        try:
+            inventory.config = decode_config(stored.value)
+        except MalformedDocument as error:
+            inventory.faults.append(str(error))
+    async for block in scan(client.kv, BLOCKS, revision):
+        try:
+            inventory.blocks.append(decode_block(block.value, block.key.rpartition("/")[2]))
+        except MalformedDocument as error:
+            inventory.faults.append(str(error))
+    pools, faults = await resources(client, "IPPool", revision)
+    for pool in pools:
+        try:
+            inventory.pools.append(Pool.from_resource(pool))
+        except ValidationError as error:
+            faults.append(f"IPPool({pool.metadata.name}): {error}")
+    inventory.faults += faults
+    async for handle in scan(client.kv, HANDLES, revision):
+        inventory.handles.append(HandleRecord(handle.key.removeprefix(HANDLES), handle.mod_revision))
+    return inventory
