@@ -15,6 +15,7 @@ from calico_node.kubernetes import (
     expand_to_pods,
     implied_objects,
     missing_namespaces,
+    ref_of,
 )
 from calico_node.lab.names import NamedPod, NamedService, Names
 from calico_node.lab.probes import DNS_POD
@@ -26,13 +27,15 @@ HOSTNAME_LABEL = "kubernetes.io/hostname"
 
 @frozen
 class Pod:
-    """A pod to run.  ``alias`` is the ``ns/name`` of the workload whose first pod it is, "" for none."""
+    """A pod to run.  ``alias`` is the ``ns/name`` of the workload whose first pod it is ("" for none); ``alone``
+    says it is the only one."""
 
     namespace: str
     name: str
     node: str
     document: Mapping[str, Any] = field(hash=False)
     alias: str = ""
+    alone: bool = False
 
     @property
     def key(self) -> str:
@@ -81,6 +84,16 @@ class Plan:
     pods: Mapping[str, Pod] = field(factory=dict, hash=False)
 
 
+@frozen
+class _Made:
+    """A pod before it has a node; ``by`` is the document that it comes from."""
+
+    document: Object
+    by: Ref
+    alias: str
+    alone: bool
+
+
 def dns_objects() -> list[Object]:
     """The lab's own name server, a pod and a Service; documents of the same names take their place."""
     namespace, name = DNS_POD.split("/")
@@ -127,8 +140,6 @@ def make_plan(
     nobody declared, a node that does not exist, and two documents that make the same pod.
     """
     origins = origins or {}
-    from calico_node.kubernetes import ref_of
-
     objects: dict[Ref, Object] = {ref_of(item): item for item in dns_objects()}
     objects.update(given)
     for item in implied_objects(objects.values()):
@@ -142,62 +153,70 @@ def make_plan(
             origin=next((origins[ref] for ref in origins if str(ref) == users[0]), ""),
         )
     labels = {node.name: {HOSTNAME_LABEL: node.name, **node.labels} for node in lab.nodes}
-    found: dict[str, tuple[Object, str, Ref]] = {}
+    found: dict[str, _Made] = {}
     for ref, item in objects.items():
-        for number, document in enumerate(expand_to_pods(item, labels)):
+        documents = expand_to_pods(item, labels)
+        for number, document in enumerate(documents):
             key = f"{document['metadata']['namespace']}/{document['metadata']['name']}"
             if key in found:
                 raise ValidationError(
-                    f"makes pod {key}, and so does {found[key][2]}", resource=str(ref), origin=origins.get(ref, "")
+                    f"makes pod {key}, and so does {found[key].by}", resource=str(ref), origin=origins.get(ref, "")
                 )
             alias = f"{ref.namespace}/{ref.name}" if ref.kind != "Pod" and number == 0 else ""
-            found[key] = (document, alias, ref)
+            found[key] = _Made(document, ref, alias, bool(alias) and len(documents) == 1)
     pods = _place(found, labels, placed, origins)
     objects.update((pod.ref, _with_node(pod)) for pod in pods.values())
     return Plan(objects, pods)
 
 
 def _place(
-    found: Mapping[str, tuple[Object, str, Ref]],
+    found: Mapping[str, _Made],
     labels: Mapping[str, Mapping[str, str]],
     placed: Mapping[str, str],
     origins: Mapping[Ref, str],
 ) -> dict[str, Pod]:
     """``spec.nodeName`` is honoured, then where the pod is, then the least loaded node its nodeSelector takes."""
     chosen: dict[str, str] = {}
-    for key, (document, _, ref) in found.items():
-        wanted = document["spec"].get("nodeName") or ""
+    for key, made in found.items():
+        wanted = made.document["spec"].get("nodeName") or ""
         if wanted and wanted not in labels:
             raise ValidationError(
                 f"there is no such node; the lab has {', '.join(labels)}",
-                resource=str(ref),
+                resource=str(made.by),
                 field="spec.nodeName",
                 value=wanted,
-                origin=origins.get(ref, ""),
+                origin=origins.get(made.by, ""),
             )
         if wanted or placed.get(key) in labels:
             chosen[key] = wanted or placed[key]
     load = dict.fromkeys(labels, 0)
     for name in chosen.values():
         load[name] += 1
-    for key, (document, _, ref) in found.items():
+    for key, made in found.items():
         if key in chosen:
             continue
-        selector = document["spec"].get("nodeSelector") or {}
+        selector = made.document["spec"].get("nodeSelector") or {}
         fit = [name for name in labels if all(labels[name].get(k) == v for k, v in selector.items())]
         if not fit:
             raise ValidationError(
                 "no node of the lab has these labels",
-                resource=str(ref),
+                resource=str(made.by),
                 field="spec.nodeSelector",
                 value=selector,
-                origin=origins.get(ref, ""),
+                origin=origins.get(made.by, ""),
             )
         chosen[key] = min(fit, key=lambda name: load[name])
         load[chosen[key]] += 1
     return {
-        key: Pod(document["metadata"]["namespace"], document["metadata"]["name"], chosen[key], document, alias)
-        for key, (document, alias, _) in found.items()
+        key: Pod(
+            made.document["metadata"]["namespace"],
+            made.document["metadata"]["name"],
+            chosen[key],
+            made.document,
+            made.alias,
+            made.alone,
+        )
+        for key, made in found.items()
     }
 
 

@@ -1,4 +1,4 @@
-"""What a lab can be asked to do.  One instance, in the supervisor, holds all of the lab's state."""
+"""What a lab can be told to do.  One instance, in the supervisor, holds all of the lab's state."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import hashlib
 import os
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,16 +15,17 @@ from attrs import define, field
 from calico_node.datastores import Client, open_client
 from calico_node.errors import CalicoError, LabError, ResourceAlreadyExists, ResourceDoesNotExist
 from calico_node.kubernetes import KubernetesStore, Object, Ref
-from calico_node.lab import cluster, intake, lookup
+from calico_node.lab import cluster, intake
 from calico_node.lab import services as kube_proxy
 from calico_node.lab import spec as lab_spec
 from calico_node.lab.children import Children
-from calico_node.lab.control import Answer, Handler, Progress
+from calico_node.lab.control import Handler, Progress
 from calico_node.lab.fabric import Fabric
 from calico_node.lab.names import resolv_conf, to_json
 from calico_node.lab.node import NodeRunner, agent_environ, base_environ
 from calico_node.lab.paths import LabPaths
-from calico_node.lab.probes import DNS_POD, Place, Result, default_probes
+from calico_node.lab.probes import DNS_POD
+from calico_node.lab.questions import Questions
 from calico_node.lab.worker import Worker
 from calico_node.resources import Node, ObjectMeta, Resource
 from calico_node.settings import Settings
@@ -70,8 +70,8 @@ class Lab:
     _store: KubernetesStore = field(init=False)
     _client: Client | None = field(default=None, init=False)
     _fabric: Fabric = field(init=False)
-    _responder: Worker = field(factory=lambda: Worker("calico_node.lab.responder"), init=False)
-    _prober: Worker = field(factory=lambda: Worker("calico_node.lab.prober"), init=False)
+    responder: Worker = field(factory=lambda: Worker("calico_node.lab.responder"), init=False)
+    prober: Worker = field(factory=lambda: Worker("calico_node.lab.prober"), init=False)
     _lock: asyncio.Lock = field(factory=asyncio.Lock, init=False)
     _tasks: list[asyncio.Task[None]] = field(factory=list, init=False)
     _generation: int = field(default=0, init=False)
@@ -89,13 +89,9 @@ class Lab:
             "apply": self._op_apply,
             "policies": self._op_policies,
             "delete": self._op_delete,
-            "probe": self._op_probe,
-            "status": self._op_status,
-            "enter": self._op_enter,
             "restart": self._op_restart,
-            "env": self._op_env,
-            "places": self._op_places,
             "down": self._op_down,
+            **Questions(self).handlers(),
         }
 
     # Coming up
@@ -172,8 +168,8 @@ class Lab:
             settings = agent_environ(node, self.paths, controllers=index == 0)
             self.nodes[node.name] = NodeRunner(node, self.paths, self.children, settings)
         await asyncio.gather(
-            self._responder.start(self.children, environ, log_fd),
-            self._prober.start(self.children, environ, log_fd),
+            self.responder.start(self.children, environ, log_fd),
+            self.prober.start(self.children, environ, log_fd),
             *(runner.start() for runner in self.nodes.values()),
         )
 
@@ -194,7 +190,7 @@ class Lab:
         }
         if self._listening.get(name) == request:
             return
-        failed = await self._responder.ask("listen", **request)
+        failed = await self.responder.ask("listen", **request)
         self._listening[name] = request
         if failed:
             log.warning("ports that cannot answer", place=name, ports=failed)
@@ -394,7 +390,7 @@ class Lab:
 
     async def _remove_pod(self, running: RunningPod) -> None:
         pod = running.pod
-        await self._responder.ask("drop", name=pod.key)
+        await self.responder.ask("drop", name=pod.key)
         self._listening.pop(pod.key, None)
         if not pod.host_network:
             await self.nodes[pod.node].cni(
@@ -413,7 +409,7 @@ class Lab:
             self._written = self.services
         machines = [(machine.name, machine.ip) for machine in (*self.spec.nodes, *self.spec.hosts)]
         names = cluster.names(self.plan, addresses, self.services, machines)
-        await self._responder.ask("set_names", names=to_json(names))
+        await self.responder.ask("set_names", names=to_json(names))
         namespaces = {running.pod.namespace for running in self.pods.values()}
         server = next((item.address for item in self.services if item.key == DNS_POD), kube_proxy.DNS_ADDRESS)
         await asyncio.to_thread(self._write_etc, names.hosts_file, namespaces, server)
@@ -425,104 +421,6 @@ class Lab:
             (folder / "hosts").write_text(hosts_file(namespace))
             if namespace:
                 (folder / "resolv.conf").write_text(resolv_conf(server, namespace))
-
-    # Asking
-
-    def places(self) -> dict[str, lookup.Location]:
-        """Everything that can send or answer, by name, workloads' names included."""
-        found: dict[str, lookup.Location] = {}
-        for key, running in sorted(self.pods.items()):
-            place = Place(key, running.ip, running.pod.node, running.pod.listen, running.ips)
-            found[key] = lookup.Location(place, running.netns)
-            if running.pod.alias:
-                found.setdefault(running.pod.alias, found[key])
-        for kind, machines in (("node", self.spec.nodes), ("host", self.spec.hosts)):
-            for machine in machines:
-                name = f"{kind}:{machine.name}"
-                place = Place(name, machine.ip, machine.name if kind == "node" else "", machine.listen)
-                found[name] = lookup.Location(place, str(self.paths.netns(kind, machine.name)))
-        return found
-
-    async def _op_places(self, request: Mapping[str, Any], progress: Progress) -> Any:
-        """What the default list of probes asks, and the short names of workloads' pods."""
-        locations = self.places()
-        probes = default_probes({location.place.name: location.place for location in locations.values()}.values())
-        aliases = {location.place.name: name for name, location in locations.items() if name != location.place.name}
-        single = {
-            pod: alias
-            for pod, alias in aliases.items()
-            if sum(other.pod.document["metadata"].get("generateName") == self._generate_name(pod)
-                   and other.pod.namespace == pod.partition("/")[0] for other in self.pods.values()) == 1
-        }  # fmt: skip
-        return {"probes": [lookup.probe_to_json(probe) for probe in probes], "aliases": single}
-
-    def _generate_name(self, key: str) -> object:
-        return self.pods[key].pod.document["metadata"].get("generateName")
-
-    async def _op_probe(self, request: Mapping[str, Any], progress: Progress) -> Any:
-        """Carry out ``probes``; results in their order."""
-        if not self._responder.running:
-            # Everything would look denied.
-            raise LabError("the process that answers for the pods has ended (see lab.log); take the lab down")
-        probes = [lookup.probe_from_json(item) for item in request["probes"]]
-        locations = self.places()
-        by_service = {service.key: service for service in self.services}
-        requests = [lookup.resolve(probe, locations, by_service) for probe in probes]
-        answers = await self._prober.ask(
-            "probe",
-            lambda done, total: progress("probes", done, total) if done % 16 == 0 or done == total else None,
-            probes=requests,
-        )
-        return [
-            Result(probe, asked["ip"], answer["allowed"], answer["error"]).as_json()
-            for probe, asked, answer in zip(probes, requests, answers, strict=True)
-        ]
-
-    async def _op_status(self, request: Mapping[str, Any], progress: Progress) -> Any:
-        """Nodes with their agents' components and BGP sessions, pods, hosts and services."""
-        statuses = await asyncio.gather(*(runner.status() for runner in self.nodes.values()))
-        return {
-            "name": self.paths.name,
-            "pid_namespace": os.stat("/proc/self/ns/pid").st_ino,
-            "nodes": [
-                {
-                    "name": name,
-                    "address": runner.node.address,
-                    "pid": runner.child.pid if runner.child is not None and runner.child.running else None,
-                    "starts": runner.starts,
-                    "components": components,
-                    "sessions": components.get("bgp", {}).get("extra", {}).get("sessions", []),
-                }
-                for (name, runner), components in zip(self.nodes.items(), statuses, strict=True)
-            ],
-            "pods": [
-                {"name": key, "node": running.pod.node, "ip": running.ip, "ips": list(running.ips)}
-                for key, running in sorted(self.pods.items())
-            ],
-            "hosts": [{"name": host.name, "address": host.address} for host in self.spec.hosts],
-            "services": [
-                {"name": item.key, "address": item.address, "ports": [[p.protocol, p.number] for p in item.ports]}
-                for item in self.services
-            ],
-        }
-
-    async def _op_enter(self, request: Mapping[str, Any], progress: Progress) -> Any:
-        """Descriptors of the user, PID, mount and network namespaces of ``target``, and how it should look there."""
-        target = request["target"]
-        location = self.places().get(target)
-        if location is None:
-            raise LabError(lookup.unknown(target, self.places()))
-        kind, _, name = target.partition(":") if ":" in target else ("pod", "", target)
-        environ: dict[str, str] = {}
-        if kind == "node":
-            settings = self.nodes[name].environ
-            environ = {variable: value for variable, value in settings.items() if os.environ.get(variable) != value}
-            # calicoctl and the CNI plugins, whatever the caller's PATH says.
-            environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), settings.get("PATH", os.defpath)])
-        namespace = location.place.name.partition("/")[0] if kind == "pod" else "nodes"
-        paths = ["/proc/self/ns/user", "/proc/self/ns/pid", "/proc/self/ns/mnt", location.netns]
-        descriptors = [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in paths]
-        return Answer({"environ": environ, "etc": str(self.paths.etc("ns", namespace))}, descriptors)
 
     async def _op_restart(self, request: Mapping[str, Any], progress: Progress) -> Any:
         """End the agent of ``node`` (with signal ``signal``) and start it anew; waits until it is ready."""
@@ -536,18 +434,6 @@ class Lab:
             await runner.start()
             unready = await self._wait_ready(progress) if request.get("wait", True) else []
             return {"node": name, "unready": unready}
-
-    async def _op_env(self, request: Mapping[str, Any], progress: Progress) -> Any:
-        """Variables that point calicoctl and the CNI clients at this lab, as ``node`` (the first one) sees it."""
-        name = request.get("node") or next(iter(self.nodes), "")
-        if name not in self.nodes:
-            raise LabError(f"there is no node {name!r}; the lab has {', '.join(self.nodes)}")
-        environ = self.nodes[name].environ
-        wanted = (
-            "DATASTORE_TYPE", "CALICO_DATASTORE_PATH", "CALICO_RUN_DIR", "CALICO_STATE_DIR", "NODENAME",
-            "CALICO_KUBERNETES_STORE",
-        )  # fmt: skip
-        return {variable: environ[variable] for variable in wanted}
 
     async def _op_down(self, request: Mapping[str, Any], progress: Progress) -> Any:
         """End the lab; the answer leaves first."""
