@@ -345,10 +345,14 @@ def encode_lookup(lookup: Lookup, set_name: str, set_id: int = 0) -> bytes:
     return _expression("lookup", body)
 
 
-@lru_cache(maxsize=16384)
 def encode(expression: Expression) -> bytes:
     """One list element.  For a lookup in an anonymous set this is its identity (name empty, elements appended), which
     only the rule hash wants; the batch encodes it with ``encode_lookup``."""
+    # Counters that show different numbers compare as equal, so the cache must not see them.
+    return _encode(expression) if isinstance(expression, Counter) else _encode_cached(expression)
+
+
+def _encode(expression: Expression) -> bytes:
     if isinstance(expression, Lookup):
         if isinstance(expression.set, str):
             return encode_lookup(expression, expression.set)
@@ -370,6 +374,8 @@ def encode(expression: Expression) -> bytes:
             body.append(attr(attribute, _INTEGERS[kind].pack(value)))
     return _expression(expression.name, b"".join(body))
 
+
+_encode_cached = lru_cache(maxsize=16384)(_encode)
 
 _SIMPLE: dict[str, type[Any]] = {
     cls.name: cls

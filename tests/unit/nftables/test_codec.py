@@ -141,3 +141,9 @@ def test_names():
 def test_a_logged_packet_cut_short_still_tells_what_it_can():
     assert parse_packet(message(4 << 8 | 0, 0, bytes(4))) is not None
     assert parse_packet(message(4 << 8 | 1, 0, bytes(4))) is None
+
+
+def test_a_new_rule_counts_from_zero_whatever_counter_was_seen_before() -> None:
+    zero = bytes(8)
+    assert e.encode(e.Counter(bytes=1006368420155, packets=730)).count(zero) == 0
+    assert e.encode(e.Counter()).count(zero) == 2
