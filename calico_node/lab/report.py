@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,16 +20,26 @@ from calico_node.lab.probes import Difference, Expectation, Result
 _WIDTH = 120
 
 
+class _Console(Console):
+    """A console whose reader may leave (``lab up | head``): what is under way goes on unseen."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())
+        os.close(nowhere)
+
+
 class Report:
     """Writes to standard output, or with ``quiet`` only what is wrong, to standard error."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
-        self._out = Console(highlight=False)
+        self._out = _Console(highlight=False)
         if not self._out.is_terminal:
             # A file or pipe has no width of its own.
-            self._out = Console(highlight=False, width=_WIDTH)
-        self._err = Console(stderr=True, highlight=False)
+            self._out = _Console(highlight=False, width=_WIDTH)
+        self._err = _Console(stderr=True, highlight=False)
 
     @contextmanager
     def progress(self) -> Iterator[Tell]:

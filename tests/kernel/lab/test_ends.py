@@ -138,3 +138,13 @@ def test_an_ordinary_user(tmp_path: Path) -> None:
         assert list(runtime.iterdir()) == []
     finally:
         shutil.rmtree(runtime, ignore_errors=True)
+
+
+def test_a_reader_that_leaves_does_not_end_the_lab(lab: LabCommand) -> None:
+    arguments = " ".join([sys.executable, "-m", "calico_node.lab", "up", "--nodes", "1"])
+    subprocess.run(
+        ["sh", "-c", f"{arguments} | head -1"], env=lab.environ, capture_output=True, check=True, timeout=60
+    )
+    assert lab.ok("list").split() == ["lab"]
+    lab.ok("down")
+    lab.wait_gone()
