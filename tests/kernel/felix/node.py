@@ -41,7 +41,7 @@ class Node:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.name = f"r6-{os.getpid()}"
+        self.name = f"felix-{os.getpid()}"
         self.spaces = [self.name]
         self.environ = {
             "NODENAME": "node1",

@@ -148,7 +148,7 @@ def _tracked(netns: int) -> int:
 
 def test_conntrack_entries_of_an_address_go_and_others_stay(netns: int) -> None:
     ip(netns, "addr add 10.65.0.1/32 dev lo;addr add 10.65.0.2/32 dev lo;addr add 10.65.0.3/32 dev lo")
-    rules = "table ip r4 { chain output { type filter hook output priority 0; ct state new accept; }; }"
+    rules = "table ip calico-test { chain output { type filter hook output priority 0; ct state new accept; }; }"
     nft = ["nsenter", f"--net=/proc/{os.getpid()}/fd/{netns}", "nft", "-f", "-"]
     subprocess.run(nft, input=rules.encode(), check=True, timeout=10)
 

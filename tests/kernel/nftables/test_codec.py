@@ -81,7 +81,7 @@ class Kernel:
 
 @pytest.fixture(scope="module")
 def kernel():
-    place = Place(f"r7-{os.getpid()}-codec", "")
+    place = Place(f"nft-{os.getpid()}-codec", "")
     made = Kernel(place)
     yield made
     made.socket.close()

@@ -70,7 +70,7 @@ class Place:
 
 class World:
     def __init__(self) -> None:
-        self.prefix = f"r7-{os.getpid()}"
+        self.prefix = f"nft-{os.getpid()}"
         self.node = Place(f"{self.prefix}-node", "192.0.2.1")
         self.places = [self.node]
         for name in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
