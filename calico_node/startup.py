@@ -10,6 +10,7 @@ import ipaddress
 import re
 import socket
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import anyio
 import structlog
@@ -26,7 +27,7 @@ from calico_node.errors import (
     ValidationError,
 )
 from calico_node.hookspecs import AgentContext
-from calico_node.resources import Node, from_dict
+from calico_node.resources import Node, from_dict, to_dict
 
 log = structlog.get_logger("startup")
 
@@ -200,13 +201,12 @@ async def watch_own_node(context: AgentContext) -> None:
 
 async def _prepare(context: AgentContext) -> None:
     settings, client = context.settings, context.client
-    await client.ensure_initialized()
+    await client.ensure_initialized(cluster_type=settings.environ.get("CLUSTER_TYPE", ""))
     addresses = await _addresses(context.route_sink)
     node = await register_node(client, settings.node_name, settings.environ, addresses)
     log.info("node registered", node=node.metadata.name, address=node.spec.bgp.ipv4_address if node.spec.bgp else "")
     await ensure_default_pool(client, settings.environ, addresses)
-    for kind in ("FelixConfiguration", "BGPConfiguration"):
-        await _create_if_absent(client, {"kind": kind, "metadata": {"name": "default"}, "spec": {}})
+    await ensure_configurations(client, settings.node_name)
     nodename_file = settings.state_dir / "nodename"
     if not nodename_file.is_file() or nodename_file.read_text() != settings.node_name:
         nodename_file.write_text(settings.node_name)
@@ -280,11 +280,46 @@ async def _refuse_shared_address(client: Client, node: Node, environ: Mapping[st
                 raise SettingsError(f"Node {other.metadata.name!r} has the address {text} of this node already")
 
 
-def _document(kind: str, name: str) -> dict[str, object]:
+def _document(kind: str, name: str) -> dict[str, Any]:
     return {"kind": kind, "apiVersion": "projectcalico.org/v3", "metadata": {"name": name}, "spec": {}}
 
 
-async def _create_if_absent(client: Client, document: dict[str, object]) -> None:
+async def ensure_configurations(client: Client, node_name: str) -> None:
+    """Make sure of the configurations that calico-node starts with outside the Kubernetes datastore; a field that is
+    set stays as it is."""
+    await _ensure_fields(
+        client, "FelixConfiguration", "default", {"reportingInterval": "0s", "logSeverityScreen": "Info"}
+    )
+    await _ensure_fields(client, "FelixConfiguration", f"node.{node_name}", {"defaultEndpointToHostAction": "Return"})
+    await _create_if_absent(client, _document("BGPConfiguration", "default"))
+    ipam = {
+        "strictAffinity": False,
+        "autoAllocateBlocks": True,
+        "maxBlocksPerHost": 0,
+        "kubeVirtVMAddressPersistence": "Enabled",
+    }
+    await _create_if_absent(client, {**_document("IPAMConfiguration", "default"), "spec": ipam})
+
+
+async def _ensure_fields(client: Client, kind: str, name: str, fields: Mapping[str, object]) -> None:
+    while True:
+        try:
+            stored = to_dict(await client.get(kind, name))
+        except ResourceDoesNotExist:
+            stored = _document(kind, name)
+        missing = {field: value for field, value in fields.items() if field not in stored["spec"]}
+        if not missing:
+            return
+        stored["spec"].update(missing)
+        resource = from_dict(stored)
+        try:
+            await (client.update(resource) if resource.metadata.uid else client.create(resource))
+            return
+        except (UpdateConflict, ResourceAlreadyExists):
+            continue
+
+
+async def _create_if_absent(client: Client, document: dict[str, Any]) -> None:
     try:
         await client.create(from_dict({"apiVersion": "projectcalico.org/v3", **document}))
     except ResourceAlreadyExists:

@@ -171,3 +171,30 @@ def test_another_host_with_this_nodes_name_is_reported_and_not_fought(start: Sta
     until(lambda: "172.30.0.9/24, which another host wrote" in fetch("/readiness")[1])
     time.sleep(0.5)
     assert "172.30.0.9/24, which another host wrote" in fetch("/readiness")[1]
+
+
+def stored(tmp_path: Path, kind: str, name: str) -> dict[str, object]:
+    command = [str(BIN / "calicoctl"), "get", kind, name, "-o", "json"]
+    environ = {
+        **os.environ,
+        "DATASTORE_TYPE": "embedded",
+        "CALICO_DATASTORE_PATH": str(tmp_path / "state" / "datastore.db"),
+    }
+    document: dict[str, object] = json.loads(
+        subprocess.run(command, env=environ, check=True, capture_output=True).stdout
+    )
+    spec = document["spec"]
+    assert isinstance(spec, dict)
+    return spec
+
+
+def test_it_leaves_the_resources_that_calico_nodes_start_with(start: Start, tmp_path: Path) -> None:
+    start(CLUSTER_TYPE="lab,bgp", AS="64777", CALICO_IPV4POOL_CIDR="10.9.0.0/16", CALICO_IPV4POOL_VXLAN="CrossSubnet")
+    until(lambda: fetch("/readiness")[0] == 200)
+    assert stored(tmp_path, "node", "agent1")["bgp"] == {"asNumber": 64777, "ipv4Address": "172.30.0.1/24"}
+    assert stored(tmp_path, "clusterinformation", "default")["clusterType"] == "lab,bgp"
+    pool = stored(tmp_path, "ippool", "default-ipv4-ippool")
+    assert (pool["cidr"], pool["vxlanMode"], pool["natOutgoing"]) == ("10.9.0.0/16", "CrossSubnet", True)
+    assert stored(tmp_path, "felixconfiguration", "default")["logSeverityScreen"] == "Info"
+    assert stored(tmp_path, "felixconfiguration", "node.agent1")["defaultEndpointToHostAction"] == "Return"
+    assert stored(tmp_path, "ipamconfiguration", "default")["autoAllocateBlocks"] is True
