@@ -19,6 +19,7 @@ import pluggy
 import structlog
 
 from calico_node import hookspecs, startup
+from calico_node.contact import watch_datastore
 from calico_node.dataplanes.contract import CONTRACT_VERSION, PolicyDataplane
 from calico_node.dataplanes.linux_adapters import LinuxPodWiring, LinuxRouteSink
 from calico_node.datastores import open_client
@@ -186,4 +187,5 @@ async def run(settings: Settings) -> None:
                     health.reporter(component.name).report(ready=False, reason="is starting")
                     tasks.start_soon(supervise, component, context)
             tasks.start_soon(startup.watch_own_node, context)
+            tasks.start_soon(watch_datastore, client, health.reporter("datastore"))
             tasks.start_soon(_freeze_when_ready, health)

@@ -85,9 +85,12 @@ class _Source:
         self.status = SyncStatus.WAIT_FOR_DATASTORE
         self.seen: dict[str, int] = {}
         self.identity = ""
+        # Another datastore has come in place of one that we had something of, and has not been read yet.
+        self.replaced = False
 
     def start_over(self, identity: str) -> None:
         """Everything has to be read again; equal revisions say nothing, but keys that are gone are still known."""
+        self.replaced = self.replaced or self.resume > 0 or bool(self.seen)
         self.resume = 0
         self.seen = dict.fromkeys(self.seen, 0)
         self.identity = identity
@@ -159,7 +162,7 @@ class _Stream:
         pause = _FIRST_PAUSE
         while True:
             try:
-                _, current = await self._kv.get(_PROBE_KEY)
+                information, current = await self._kv.get(_PROBE_KEY)
                 last_contact, pause = self._clock(), _FIRST_PAUSE
                 # Engines that know say which store this is; another one's revisions mean nothing here.
                 identity = getattr(self._kv, "identity", "")
@@ -167,6 +170,12 @@ class _Stream:
                     if source.resume:
                         _log.warning("another datastore, or an older copy, has taken its place; listing again")
                     source.start_over(identity)
+                if source.replaced and information is None:
+                    # Wiped, or a fresh one: to believe it would take all that is in force away.
+                    raise DatastoreError(
+                        "the datastore was emptied: it has no ClusterInformation; its old state stays"
+                    )
+                source.replaced = False
                 if source.resume == 0:
                     await self._list(source)
                 self._set_status(source, SyncStatus.IN_SYNC)

@@ -103,6 +103,12 @@ class EmbeddedEngine:
             self._lock = FileLock(path.with_name(path.name + "-lock"))
             self._notifier = Notifier(path.with_name(path.name + "-notify"))
             with self._lock:
+                if self._lock.remembers and not path.exists():
+                    # An empty one in its place would tell every node of this host to take everything down.
+                    raise DatastoreError(
+                        f"{path}: the datastore's file is gone; put it back, or, to begin anew, stop every "
+                        f"calico-node process on this host and remove {path}-lock"
+                    )
                 # Made here for its mode; never opened by us otherwise: closing any descriptor of the file would
                 # drop the POSIX locks that SQLite holds on it for the whole process.
                 try:
@@ -110,6 +116,8 @@ class EmbeddedEngine:
                 except FileExistsError:
                     pass
                 self._open_stores()
+                if not self._lock.remembers:
+                    self._lock.remember()
         except OSError as error:
             raise DatastoreError(
                 f"{error.filename or path}: {error.strerror}; set CALICO_DATASTORE_PATH (or CALICO_STATE_DIR) to a "

@@ -12,6 +12,7 @@ import fcntl
 import os
 import struct
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -75,6 +76,16 @@ class FileLock:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    @property
+    def remembers(self) -> bool:
+        """Whether there has been a database beside this file."""
+        return os.fstat(self._fd).st_size > 0
+
+    def remember(self) -> None:
+        """Note that there is a database beside this file.  Nothing is noted where the disk is full."""
+        with suppress(OSError):
+            os.pwrite(self._fd, b"\n", 0)
 
     def close(self) -> None:
         os.close(self._fd)

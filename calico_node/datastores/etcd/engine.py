@@ -47,6 +47,13 @@ _READ_ATTEMPTS = 3
 # A write that is sent twice would take its own first copy for a conflict.
 _WRITE_ATTEMPTS = 1
 _DELETE_EVENT = 1
+# gRPC's own pause between attempts to connect grows to two minutes: a node would stay without its datastore that long
+# after etcd is back.
+_RECONNECT = [
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+]
 
 
 @frozen
@@ -76,7 +83,9 @@ class EtcdEngine:
         self._endpoints = ", ".join(endpoints)
         self._credentials = credentials or Credentials()
         tls = self._credentials
-        self._channel = ConnectionManager(list(endpoints)).get_channel(
+        manager = ConnectionManager(list(endpoints))
+        manager.grpc_options += _RECONNECT
+        self._channel = manager.get_channel(
             ca_cert=tls.ca_cert, cert_key=tls.cert_key, cert_chain=tls.cert_chain, tls_server_name=tls.server_name
         )
         self._kv = KVService(self._channel)

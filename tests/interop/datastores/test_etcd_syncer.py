@@ -11,6 +11,7 @@ import pytest
 
 from calico_node.datastores.client import Client
 from calico_node.datastores.etcd.engine import EtcdEngine
+from calico_node.errors import DatastoreError
 from calico_node.model import NetworkSetKey, SyncStatus
 from calico_node.syncer import SyncerKind, stream
 from tests.interop.datastores.conftest import Etcd
@@ -65,3 +66,22 @@ async def test_a_server_that_comes_back(client: Client, etcd_server: Etcd) -> No
         assert NetworkSetKey("b") in consumer.values
         assert consumer.statuses[-1] is SyncStatus.IN_SYNC
         await writer.kv.close()
+
+
+async def test_a_server_that_was_away_for_long_is_found_at_once(client: Client, etcd_server: Etcd) -> None:
+    """gRPC waits longer and longer between attempts to connect."""
+    await client.kv.get("/x")
+    await asyncio.to_thread(etcd_server.stop)
+    ended = time.monotonic() + 25
+    while time.monotonic() < ended:
+        with pytest.raises(DatastoreError):
+            await client.kv.get("/x")
+        await asyncio.sleep(1.0)
+    await asyncio.to_thread(etcd_server.start)
+    async with asyncio.timeout(4):
+        while True:
+            try:
+                await client.kv.get("/x")
+                return
+            except DatastoreError:
+                await asyncio.sleep(0.1)

@@ -243,6 +243,27 @@ async def test_a_file_that_vanishes_is_never_replaced_by_an_empty_one(path: Path
     await engine.close()
 
 
+async def test_opening_makes_no_empty_store_where_one_has_vanished(path: Path) -> None:
+    engine = await EmbeddedEngine.open(path)
+    await engine.put("/a", b"1")
+    for end in ("", "-wal", "-shm"):
+        path.with_name(path.name + end).rename(path.with_name("kept.db" + end))
+    with pytest.raises(DatastoreError, match="is gone; put it back, or"):
+        await EmbeddedEngine.open(path)
+    assert not path.exists()
+    for end in ("", "-wal", "-shm"):
+        path.with_name("kept.db" + end).rename(path.with_name(path.name + end))
+    other = await EmbeddedEngine.open(path)
+    assert (await other.get("/a"))[0] is not None
+    await other.close()
+    await engine.close()
+    path.unlink()
+    path.with_name("datastore.db-lock").unlink()
+    fresh = await EmbeddedEngine.open(path)  # as the message says
+    assert (await fresh.get("/a"))[0] is None
+    await fresh.close()
+
+
 async def test_a_file_that_comes_back_after_another_is_used_again(path: Path) -> None:
     engine = await EmbeddedEngine.open(path)
     await engine.put("/a", b"1")

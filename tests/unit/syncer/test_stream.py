@@ -205,13 +205,14 @@ async def test_another_datastore_in_the_place_of_the_first(client: Client, tmp_p
     """Same revisions, other contents: everything is read again."""
     other = Client(await EmbeddedEngine.open(tmp_path / "other.db"))
     for store, nets in ((client, "10.0.0.0/8"), (other, "10.1.0.0/16")):
+        await store.ensure_initialized()
         await store.create(network_set("a", nets))
-    await client.create(network_set("b", "10.0.0.0/8"))
+    made = await client.create(network_set("b", "10.0.0.0/8"))
     await other.create(network_set("c", "10.0.0.0/8"))
     flaky = Flaky(client.kv)
     async with aclosing(stream(Client(flaky), SyncerKind.FELIX, node_name="n1")) as source:
         consumer = Consumer(source)
-        await consumer.until(3)
+        await consumer.until(int(made.metadata.resource_version))
         flaky.fail()
         await asyncio.sleep(0.05)
         flaky._engine, flaky.identity = other.kv, "two"
@@ -221,6 +222,33 @@ async def test_another_datastore_in_the_place_of_the_first(client: Client, tmp_p
                 consumer.apply(await anext(source))
         assert consumer.values[NetworkSetKey("a")].nets == ("10.1.0.0/16",)  # type: ignore[attr-defined]
     await other.kv.close()
+
+
+@pytest.mark.parametrize("identity", ["one", "two"])
+async def test_an_emptied_datastore_takes_nothing_away_until_it_is_initialised(
+    client: Client, tmp_path: Path, identity: str
+) -> None:
+    """An etcd whose data were wiped comes back with the identity it had; a new file has another."""
+    empty = Client(await EmbeddedEngine.open(tmp_path / "empty.db"))
+    await client.ensure_initialized()
+    made = await client.create(network_set("a", "10.0.0.0/8"))
+    flaky = Flaky(client.kv)
+    async with aclosing(stream(Client(flaky), SyncerKind.FELIX, node_name="n1")) as source:
+        consumer = Consumer(source)
+        await consumer.until(int(made.metadata.resource_version))
+        flaky.fail()
+        await asyncio.sleep(0.05)
+        flaky._engine, flaky.identity = empty.kv, identity
+        flaky.heal()
+        waiting = asyncio.ensure_future(anext(source))
+        done, _ = await asyncio.wait({waiting}, timeout=1.5)
+        assert not done
+        await empty.ensure_initialized()
+        async with asyncio.timeout(10):
+            consumer.apply(await waiting)
+            while NetworkSetKey("a") in consumer.values:
+                consumer.apply(await anext(source))
+    await empty.kv.close()
 
 
 class Flaky:
