@@ -23,7 +23,7 @@ from calico_node.calicoctl.options import (
 )
 from calico_node.errors import CalicoError
 
-GROUPS = ("datastore", "ipam")
+GROUPS = ("cluster", "datastore", "ipam", "node")
 """Commands with commands of their own: ``calico_node.calicoctl.<name>.cli``, imported when asked for."""
 
 
@@ -36,6 +36,13 @@ class _Group(click.Group):
             group: click.Command = import_module(f"calico_node.calicoctl.{name}.cli").group
             return group
         return super().get_command(ctx, name)
+
+
+def _complete_kind(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    from calico_node.resources.kinds import KINDS
+
+    names = (info.kind.lower() for info in KINDS.values() if info.names)
+    return [name for name in names if name.startswith(incomplete.lower())]
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -95,7 +102,7 @@ def validate(ctx: click.Context, /, **options: Any) -> None:
 
 
 @cli.command()
-@click.argument("kind", required=False)
+@click.argument("kind", required=False, shell_complete=_complete_kind)
 @click.argument("names", nargs=-1)
 @click.option("-f", "--filename", default="", help=FILE_HELP)
 @recursive_option
@@ -110,7 +117,7 @@ def delete(ctx: click.Context, /, **options: Any) -> None:
 
 
 @cli.command()
-@click.argument("kind", required=False)
+@click.argument("kind", required=False, shell_complete=_complete_kind)
 @click.argument("names", nargs=-1)
 @click.option("-f", "--filename", default="", help=FILE_HELP)
 @recursive_option
@@ -127,7 +134,7 @@ def get(ctx: click.Context, /, **options: Any) -> None:
 
 
 @cli.command()
-@click.argument("kind")
+@click.argument("kind", shell_complete=_complete_kind)
 @click.argument("name")
 @click.option("-p", "--patch", required=True, help="What to merge into the resource, as JSON or YAML.")
 @click.option("-t", "--type", "patch_type", default="strategic", help="Accepted; a patch is always merged.")
@@ -140,7 +147,7 @@ def patch(ctx: click.Context, /, **options: Any) -> None:
 
 
 @cli.command()
-@click.argument("kind")
+@click.argument("kind", shell_complete=_complete_kind)
 @click.argument("name")
 @click.argument("label")
 @click.option("--overwrite", is_flag=True, help="Change the value of a label that is there.")
@@ -160,6 +167,20 @@ def label(ctx: click.Context, /, **options: Any) -> None:
 def version(ctx: click.Context, /, **options: Any) -> None:
     """Show the versions of this tool and of the cluster."""
     run(ctx, "commands:version", options)
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(("bash", "zsh", "fish")))
+def completion(shell: str) -> None:
+    """Print what makes a shell complete calicoctl's words.
+
+    For bash: put  eval "$(calicoctl completion bash)"  into ~/.bashrc.
+    """
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    click.echo(kind(cli, {}, "calicoctl", "_CALICOCTL_COMPLETE").source())
 
 
 def main(arguments: list[str] | None = None) -> None:

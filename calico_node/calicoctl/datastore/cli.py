@@ -33,3 +33,32 @@ def lock(ctx: click.Context, /, **options: Any) -> None:
 def unlock(ctx: click.Context, /, **options: Any) -> None:
     """Let the cluster use the datastore again."""
     run(ctx, "datastore.lock:unlock", options)
+
+
+@migrate.command()
+@click.option("--all", "everything", is_flag=True, help="A backup: workload endpoints, profiles and identities too.")
+@global_options
+@click.pass_context
+def export(ctx: click.Context, /, **options: Any) -> None:
+    """Write the locked datastore's contents to standard output, for 'import'.
+
+    Without --all that is what a Kubernetes cluster does not know itself, and nodes get their names in Kubernetes.
+    """
+    run(ctx, "datastore.export:export", options)
+
+
+@migrate.command(name="import")
+@click.option("-f", "--filename", required=True, help="What 'export' wrote; - for standard input.")
+@global_options
+@click.pass_context
+def import_(ctx: click.Context, /, **options: Any) -> None:
+    """Write what 'export' gave into an empty datastore, which stays locked."""
+    run(ctx, "datastore.restore:import_", options)
+
+
+@group.command()
+@global_options
+@click.pass_context
+def migrate_policy_names(ctx: click.Context, /, **options: Any) -> None:
+    """Drop the "default." from the keys of policies that Calico before v3.32 wrote."""
+    run(ctx, "datastore.policy_names:migrate_policy_names", options)

@@ -13,7 +13,8 @@ from attrs import define, field
 
 from calico_node.addresses import parse_address
 from calico_node.calicoctl.connect import connect
-from calico_node.calicoctl.ipam.inventory import HandleRecord, Inventory, resources, take_inventory
+from calico_node.calicoctl.ipam.inventory import HandleRecord, Inventory, take_inventory
+from calico_node.calicoctl.snapshot import resources
 from calico_node.calicoctl.version import client_version
 from calico_node.errors import ResourceDoesNotExist, ValidationError
 from calico_node.ipam.blocks import WINDOWS_RESERVED_HANDLE, Attribute, Block

@@ -20,8 +20,7 @@ from calico_node.errors import CalicoError, ResourceAlreadyExists, UpdateConflic
 from calico_node.resources import validate
 
 MOST_PARTS = 64
-"""All of it is one transaction, and etcd takes 128 operations in one (``--max-txn-ops``): each new pool is a
-comparison and a put."""
+"""All of it is one transaction, and etcd takes 128 operations in one (``--max-txn-ops``), the deletion included."""
 NAME_LENGTH = 253
 
 

@@ -391,3 +391,35 @@ def test_commands_import_only_what_they_need(tmp_path: Path) -> None:
     assert "orjson" in shown
     assert not shown & slow
     assert not imported_by("get", "ippools", environ=environ) & slow
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("calicoctl da", ["datastore"]),
+        ("calicoctl get network", ["networkpolicy", "networkset"]),
+        ("calicoctl ipam s", ["show", "split"]),
+        ("calicoctl datastore migrate l", ["lock"]),
+        ("calicoctl delete --sk", ["--skip-empty", "--skip-not-exists"]),
+    ],
+)
+def test_words_are_completed(words: str, completed: list[str]) -> None:
+    asked = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" ")), "_CALICOCTL_COMPLETE": "bash_complete"}
+    program = "from calico_node.calicoctl.main import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, **asked}, text=True, capture_output=True, check=True
+    )
+    assert [line.partition(",")[2] for line in done.stdout.splitlines()] == completed
+
+
+def test_completion_prints_what_the_shell_evaluates(run: Run) -> None:
+    assert "_CALICOCTL_COMPLETE=bash_complete" in run("completion", "bash").out
+    assert run("completion", "csh").status == 1
+
+
+@pytest.mark.parametrize("group", ["ipam", "node", "datastore", "cluster"])
+def test_every_group_says_what_it_has(run: Run, group: str) -> None:
+    assert "Commands:" in run(group, "--help").out
+    unknown = run(group, "fly")
+    assert (unknown.status, unknown.out) == (1, "")
+    assert "No such command 'fly'" in unknown.err

@@ -1,0 +1,1 @@
+"""``calicoctl cluster``: the cluster as its datastore shows it."""

@@ -1,0 +1,186 @@
+"""``calicoctl datastore migrate export``: a whole datastore as text.
+
+Three parts, parted by lines ``===``: the resources in YAML, a list per kind; ClusterInformation in JSON; IPAM's
+documents in JSON, each with its key.  That is the form Calico's tool imports into Kubernetes; with ``--all`` the
+text also holds what Kubernetes would know itself, and the resources keep their identity: then it is a backup.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+import yaml
+from attrs import define, field
+
+from calico_node.calicoctl.connect import connect
+from calico_node.calicoctl.datastore.lock import require_lock
+from calico_node.calicoctl.snapshot import resources, scan
+from calico_node.datastores import Client
+from calico_node.errors import CalicoError
+from calico_node.ipam.cascades import TUNNEL_HANDLES
+from calico_node.ipam.documents import AffinityKey, HandleKey
+from calico_node.ipam.store import PREFIX, key_path, parse_affinity_path
+from calico_node.resources import API_VERSION, to_dict
+
+KINDS_IN_ORDER = (
+    "IPPool", "BGPPeer", "Tier", "GlobalNetworkPolicy", "StagedGlobalNetworkPolicy", "GlobalNetworkSet",
+    "HostEndpoint", "KubeControllersConfiguration", "NetworkPolicy", "StagedNetworkPolicy",
+    "StagedKubernetesNetworkPolicy", "NetworkSet", "Node", "BGPConfiguration", "FelixConfiguration", "IPReservation",
+    "BGPFilter",
+)  # fmt: skip
+"""What Calico exports, in its order."""
+KINDS_WITH_ALL = ("IPAMConfiguration", "CalicoNodeStatus", "Profile", "WorkloadEndpoint")
+KUBERNETES_POLICY = "knp.default."
+SEPARATOR = "===\n"
+
+
+@define
+class Contents:
+    """A datastore's contents as plain data; ``faults`` name what could not be read and is left out."""
+
+    revision: int
+    cluster: dict[str, Any]
+    lists: dict[str, list[dict[str, Any]]] = field(factory=dict)
+    ipam: dict[str, Any] = field(factory=dict)
+    faults: list[str] = field(factory=list)
+
+
+async def read_contents(client: Client, *, everything: bool) -> Contents:
+    """All of it as of one revision.  Raises ``ResourceDoesNotExist`` in a datastore that nobody has prepared."""
+    cluster = await client.get("ClusterInformation", "default")
+    _, revision = await client.kv.get(f"{PREFIX}config")
+    contents = Contents(revision, to_dict(cluster))
+    names: dict[str, str] = {}
+    for kind in (*KINDS_IN_ORDER, *(KINDS_WITH_ALL if everything else ())):
+        found, faults = await resources(client, kind, revision)
+        contents.faults += faults
+        if kind == "Node" and not everything:
+            names = kubernetes_names(found)
+        contents.lists[kind] = [
+            exported(item, names, everything=everything)
+            for item in found
+            if everything or not item.metadata.name.startswith(KUBERNETES_POLICY)
+        ]
+    contents.ipam = await _ipam(client, revision, names)
+    return contents
+
+
+def kubernetes_names(nodes: list[Any]) -> dict[str, str]:
+    """What Kubernetes calls each node that it calls otherwise."""
+    return {
+        node.metadata.name: reference.node_name
+        for node in nodes
+        for reference in node.spec.orch_refs
+        if reference.orchestrator == "k8s" and reference.node_name
+    }
+
+
+def exported(resource: Any, names: Mapping[str, str], *, everything: bool) -> dict[str, Any]:
+    data = to_dict(resource)
+    metadata = data["metadata"]
+    dropped = ["resourceVersion"]
+    if not everything:
+        dropped += ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"]
+    for name in dropped:
+        metadata.pop(name, None)
+    if resource.kind == "Node":
+        metadata["name"] = names.get(metadata["name"], metadata["name"])
+    elif resource.kind in ("FelixConfiguration", "BGPConfiguration") and metadata["name"].startswith("node."):
+        node = metadata["name"].removeprefix("node.")
+        metadata["name"] = f"node.{names.get(node, node)}"
+    return data
+
+
+async def _ipam(client: Client, revision: int, names: Mapping[str, str]) -> dict[str, Any]:
+    """Calico's form: ``{"block_affinities", "blocks", "handles", "config"}`` of ``{"Key", "Value", "TTL"}``."""
+    parts: dict[str, list[dict[str, Any]]] = {"block_affinities": [], "blocks": [], "handles": []}
+    config = None
+    async for stored in scan(client.kv, PREFIX, revision):
+        key, value = stored.key, orjson.loads(stored.value) if stored.value else {"state": ""}
+        entry = {"Key": key, "Value": value, "TTL": 0}
+        affinity = parse_affinity_path(key)
+        if key == f"{PREFIX}config":
+            config = entry
+        elif key.startswith(f"{PREFIX}assignment/"):
+            _rename_in_block(value, names)
+            parts["blocks"].append(entry)
+        elif key.startswith(f"{PREFIX}handle/"):
+            entry["Key"] = key_path(HandleKey(_handle(key.removeprefix(f"{PREFIX}handle/"), names)))
+            parts["handles"].append(entry)
+        elif affinity is not None:
+            host = names.get(affinity.host, affinity.host) if affinity.type == "host" else affinity.host
+            entry["Key"] = key_path(AffinityKey(host, affinity.cidr, affinity.type))
+            parts["block_affinities"].append(entry)
+    data: dict[str, Any] = {name: entries for name, entries in parts.items() if entries}
+    return {**data, "config": config} if config else data
+
+
+def _handle(handle: str, names: Mapping[str, str]) -> str:
+    for prefix in TUNNEL_HANDLES:
+        node = handle.removeprefix(prefix)
+        if node != handle:
+            return prefix + names.get(node, node)
+    return handle
+
+
+def _rename_in_block(block: dict[str, Any], names: Mapping[str, str]) -> None:
+    kind, colon, host = (block.get("affinity") or "").partition(":")
+    if kind == "host":
+        block["affinity"] = kind + colon + names.get(host, host)
+    for attribute in block.get("attributes") or ():
+        if attribute.get("handle_id"):
+            attribute["handle_id"] = _handle(attribute["handle_id"], names)
+        secondary = attribute.get("secondary") or {}
+        if "node" in secondary:
+            secondary["node"] = names.get(secondary["node"], secondary["node"])
+
+
+def yaml_text(data: Any) -> str:
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    text: str = yaml.dump(data, Dumper=dumper, default_flow_style=False, allow_unicode=True, width=2**31 - 1)
+    return text
+
+
+def list_document(kind: str, items: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"kind": f"{kind}List", "apiVersion": API_VERSION, "metadata": {}, "items": items}
+
+
+def json_text(data: Any) -> str:
+    return orjson.dumps(data, option=orjson.OPT_INDENT_2).decode() + "\n"
+
+
+def export(options: dict[str, Any]) -> int:
+    """Write the text to standard output; the datastore must be locked."""
+    everything = options["everything"]
+
+    async def run() -> Contents:
+        async with connect(options) as client:
+            await require_lock(client, "it is exported")
+            return await read_contents(client, everything=everything)
+
+    contents = asyncio.run(run())
+    if contents.faults:
+        lines = "".join(f"\n  {fault}" for fault in contents.faults)
+        raise CalicoError(f"nothing was exported, {len(contents.faults)} stored objects cannot be read:{lines}")
+    for kind, items in contents.lists.items():
+        sys.stdout.write(yaml_text(list_document(kind, items)) + "---\n")
+    sys.stdout.write(SEPARATOR + json_text(contents.cluster) + SEPARATOR + json_text(contents.ipam))
+    if not everything:
+        known = {reference["nodeName"] for node in contents.lists["Node"] for reference in _references(node)}
+        for node in contents.lists["Node"]:
+            if node["metadata"]["name"] not in known:
+                print(
+                    f"Node({node['metadata']['name']}) has no name in Kubernetes and keeps its own", file=sys.stderr
+                )
+    return 0
+
+
+def _references(node: dict[str, Any]) -> list[dict[str, Any]]:
+    references = (node.get("spec") or {}).get("orchRefs") or []
+    return [
+        reference for reference in references if reference.get("orchestrator") == "k8s" and "nodeName" in reference
+    ]

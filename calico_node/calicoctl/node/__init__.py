@@ -1,0 +1,1 @@
+"""``calicoctl node``: the node on this host."""

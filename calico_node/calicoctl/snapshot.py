@@ -1,0 +1,37 @@
+"""The datastore's contents as of one revision, whatever is written meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from calico_node.datastores import Client
+from calico_node.datastores.client import read_resource
+from calico_node.datastores.kv import KeyValue, KVEngine
+from calico_node.datastores.names import kind_prefix
+from calico_node.errors import ValidationError
+
+PAGE = 500
+
+
+async def scan(kv: KVEngine, prefix: str, revision: int) -> AsyncIterator[KeyValue]:
+    """Every key under ``prefix`` as of ``revision``."""
+    after = ""
+    while True:
+        page = await kv.range(prefix, start_after=after, limit=PAGE, revision=revision)
+        for stored in page.kvs:
+            yield stored
+        if not page.more:
+            return
+        after = page.kvs[-1].key
+
+
+async def resources(client: Client, kind: str, revision: int) -> tuple[list[Any], list[str]]:
+    """The readable resources of a kind, and what is wrong with the others."""
+    found, faults = [], []
+    async for stored in scan(client.kv, kind_prefix(kind), revision):
+        try:
+            found.append(read_resource(kind, stored))
+        except ValidationError as error:
+            faults.append(str(error))
+    return found, faults
