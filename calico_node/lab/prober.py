@@ -168,11 +168,10 @@ async def _udp(probe: Mapping[str, Any], timeout: float) -> str:
     with await _open(probe, socket.SOCK_DGRAM, socket.IPPROTO_UDP) as sock:
         sock.connect((probe["ip"], probe["port"]))
         sending = asyncio.create_task(_repeat(lambda: sock.send(token), timeout))
+        receiving = asyncio.ensure_future(loop.sock_recv(sock, 65535))
         try:
-            receiving = asyncio.ensure_future(loop.sock_recv(sock, 65535))
             await asyncio.wait({receiving, sending}, return_when=asyncio.FIRST_COMPLETED)
             if sending.done() and sending.exception() is not None:
-                receiving.cancel()
                 sending.result()
             await receiving
             return ""
@@ -180,7 +179,15 @@ async def _udp(probe: Mapping[str, Any], timeout: float) -> str:
             # A port-unreachable message answers a datagram as a reset answers a connection.
             return "port unreachable" if error.errno == errno.ECONNREFUSED else reason(error)
         finally:
-            sending.cancel()
+            await _end(sending, receiving)
+
+
+async def _end(*tasks: asyncio.Future[Any]) -> None:
+    """Cancel ``tasks`` and wait for them: the event loop must have let go of a socket before it is closed, for the
+    next one may get its number."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def checksum(data: bytes) -> int:
@@ -226,19 +233,19 @@ async def _hear(
 ) -> str:
     loop = asyncio.get_running_loop()
     sending = asyncio.create_task(_repeat(lambda: sock.send(packet), timeout))
+    receiving = asyncio.ensure_future(loop.sock_recv(ear, 65535))
     try:
         while True:
-            receiving = asyncio.ensure_future(loop.sock_recv(ear, 65535))
             await asyncio.wait({receiving, sending}, return_when=asyncio.FIRST_COMPLETED)
             if not receiving.done():
-                receiving.cancel()
                 sending.result()
                 return TIMED_OUT
             data = receiving.result()
             if wanted(data[(data[0] & 0x0F) * 4 :]):
                 return ""
+            receiving = asyncio.ensure_future(loop.sock_recv(ear, 65535))
     finally:
-        sending.cancel()
+        await _end(sending, receiving)
 
 
 _METHODS = {"TCP": _tcp, "UDP": _udp, "SCTP": _sctp, "ICMP": _icmp}
