@@ -186,6 +186,9 @@ def _workload_to_host(family: Family, config: RenderConfig) -> Iterable[Rule]:
         for type_ in _ROUTER_DISCOVERY:
             yield Rule((*m.protocol(family.icmp_protocol), *m.icmp(type_, None), *m.ACCEPT))
     yield Rule(m.jump(names.FROM_WORKLOAD_DISPATCH))
+    if config.accept_returns:
+        # The dispatch has only returned them: what this host asked of its workload is answered whatever follows.
+        yield Rule((*m.ct_state(e.CT_STATE_ESTABLISHED | e.CT_STATE_RELATED), *m.RETURN), "Established")
     text = "Configured DefaultEndpointToHostAction"
     if config.endpoint_to_host == "accept":
         yield Rule(m.ACCEPT, text)
