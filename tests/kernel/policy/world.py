@@ -39,7 +39,9 @@ NODE_IPS = {"node:n1": "172.30.0.1", "node:n2": "172.30.0.2"}
 V3 = "projectcalico.org/v3"
 
 
-def document(kind: str, name: str, namespace: str = "", spec: Mapping[str, Any] | None = None, **more: Any) -> Document:
+def document(
+    kind: str, name: str, namespace: str = "", spec: Mapping[str, Any] | None = None, **more: Any
+) -> Document:
     """A Calico document."""
     metadata: dict[str, Any] = {"name": name, **more}
     if namespace:
@@ -159,16 +161,20 @@ class World:
         finally:
             self.delete(*documents)
 
-    def probe(self, probes: Sequence[str]) -> dict[str, bool]:
-        """What each probe came to."""
+    def probe(self, probes: Sequence[str]) -> dict[str, str]:
+        """Why each probe failed, "" where it did not."""
         answers = self.call("probe", probes=[_request(text) for text in probes])
-        return {text: bool(answer["allowed"]) for text, answer in zip(probes, answers, strict=True)}
+        return {
+            text: "" if answer["allowed"] else f"denied, {answer['error']}"
+            for text, answer in zip(probes, answers, strict=True)
+        }
 
     def check(self, *, allowed: Iterable[str] = (), denied: Iterable[str] = ()) -> None:
         """Every probe comes out as said; else an error that names those that do not."""
         wanted = {**dict.fromkeys(lines(allowed), True), **dict.fromkeys(lines(denied), False)}
         found = self.probe(list(wanted))
-        assert found == wanted
+        wrong = [f"{text}: {why or 'allowed'}" for text, why in found.items() if wanted[text] == bool(why)]
+        assert not wrong, "; ".join(wrong)
 
     def exec(self, where: str, *command: str) -> str:
         return self.command.ok("exec", where, "--", *command)
@@ -184,7 +190,7 @@ class World:
 
 
 def lines(probes: Iterable[str]) -> list[str]:
-    """One entry per line of each text; a name in braces stands for several: ``{red/a,red/b} > blue/d tcp {80,90}``."""
+    """One entry per line of each text; braces stand for several: ``{red/a,red/b} > blue/d tcp {80,90}``."""
     found: list[str] = []
     for text in [probes] if isinstance(probes, str) else probes:
         for line in filter(None, map(str.strip, text.splitlines())):
