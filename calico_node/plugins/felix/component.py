@@ -131,6 +131,8 @@ class _Run:
     async def run(self) -> None:
         self._reporter.report(ready=False, reason="is adopting what is in force")
         await self._dataplane.start()
+        # What an earlier life in this process wanted must not outlive it: it stays only until the first prune.
+        await self._context.route_sink.adopt("felix")
         self._reporter.report(ready=False, reason="waits for the datastore")
         # Without a buffer: what is not taken stays with the syncer, which keeps only the latest value per key.
         send, receive = anyio.create_memory_object_stream[Event](0)
@@ -162,13 +164,14 @@ class _Run:
         self, send: MemoryObjectSendStream[Event], *, task_status: TaskStatus[Interfaces] = anyio.TASK_STATUS_IGNORED
     ) -> None:
         first = True
-        async for view in watch_links():
-            event = Interfaces(view.up, view.changed)
-            if first:
-                first = False
-                task_status.started(event)
-            else:
-                await send.send(event)
+        async with aclosing(watch_links()) as views:
+            async for view in views:
+                event = Interfaces(view.up, view.changed)
+                if first:
+                    first = False
+                    task_status.started(event)
+                else:
+                    await send.send(event)
 
     async def _tick(self, send: MemoryObjectSendStream[Event]) -> None:
         while True:

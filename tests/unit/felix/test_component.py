@@ -43,7 +43,11 @@ class Hooks:
 class Sink:
     def __init__(self) -> None:
         self.routes: dict[str, Route] = {}
+        self.adopted: dict[str, Route] = {}
         self.pruned: list[str] = []
+
+    async def adopt(self, owner: str) -> None:
+        self.adopted, self.routes = {**self.adopted, **self.routes}, {}
 
     async def set_routes(self, owner: str, add: Sequence[Route], remove: Sequence[str] = ()) -> None:
         assert owner == "felix"
@@ -53,6 +57,7 @@ class Sink:
 
     async def prune(self, owner: str) -> None:
         self.pruned.append(owner)
+        self.adopted = {}
 
 
 class Interfaces:
@@ -153,7 +158,11 @@ def pod(name: str, address: str, interface: str, app: str, node: str = "node1") 
 
 @asynccontextmanager
 async def world(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *up: str, recorder: Recorder | None = None
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *up: str,
+    recorder: Recorder | None = None,
+    sink: Sink | None = None,
 ) -> AsyncIterator[World]:
     interfaces = Interfaces(*up)
     monkeypatch.setattr(component, "watch_links", interfaces.watch)
@@ -167,6 +176,7 @@ async def world(
     )
     async with open_client(settings) as client:
         one = World(client, recorder or Recorder(), interfaces, tmp_path / "run")
+        one.sink = sink or one.sink
         one.context = AgentContext(
             settings=settings,
             client=client,
@@ -322,6 +332,19 @@ async def test_a_dataplane_that_keeps_refusing_ends_the_run(tmp_path: Path, monk
         context = attrs.evolve(one.context, make_dataplane=lambda: Failing(10_000))
         with pytest.raises(DataplaneError, match="on fire"):
             await component.Felix().run(context)
+
+
+async def test_a_new_life_takes_away_the_routes_that_only_the_last_one_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = Sink()
+    sink.routes["10.0.0.1/32"] = Route("10.0.0.1/32", device="cali1")
+    async with world(tmp_path, monkeypatch, sink=sink) as one:
+        await one.until(lambda: bool(sink.adopted))
+        assert not sink.pruned
+        await one.reached(await one.apply(READY, TIER, NODE))
+        assert not sink.routes
+        assert not sink.adopted
 
 
 async def test_rejected_objects_are_named_and_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
