@@ -158,7 +158,8 @@ async def prepare_node(context: AgentContext) -> None:
             await _prepare(context)
             reporter.report(reason="")
             return
-        except DatastoreError as error:
+        except (DatastoreError, ValidationError) as error:
+            # A stored object that cannot be read, our Node for one, is for people to mend: it is waited for.
             reporter.report(ready=False, reason=f"datastore: {error}")
             log.warning("datastore not ready", error=str(error), retry_in=delay)
             await anyio.sleep(delay)
@@ -194,8 +195,13 @@ async def watch_own_node(context: AgentContext) -> None:
                 reason = f"Node {name!r} says {present}, which another host wrote; this host registered {written}"
                 log.warning("two hosts have one node name", node=name, address=present, own=written)
                 reporter.report(reason=reason)
+        except ResourceDoesNotExist:
+            reason = f"Node {name!r} is not in the datastore; a restart of calico-node registers it anew"
+            reporter.report(ready=False, reason=reason)
         except DatastoreError as error:
-            reporter.report(reason=f"datastore: {error}")
+            log.debug("own Node not read", error=str(error))  # the line "datastore" says so
+        except ValidationError as error:
+            reporter.report(ready=False, reason=str(error))
         await anyio.sleep(interval)
 
 
@@ -307,6 +313,9 @@ async def _ensure_fields(client: Client, kind: str, name: str, fields: Mapping[s
             stored = to_dict(await client.get(kind, name))
         except ResourceDoesNotExist:
             stored = _document(kind, name)
+        except ValidationError as error:
+            log.warning("a stored configuration cannot be used", reason=str(error))
+            return
         missing = {field: value for field, value in fields.items() if field not in stored["spec"]}
         if not missing:
             return

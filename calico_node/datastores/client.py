@@ -98,6 +98,7 @@ class Client:
     kv: KVEngine
     on_node_delete: list[CascadeHook] = field(factory=list, repr=False)
     on_pool_delete: list[CascadeHook] = field(factory=list, repr=False)
+    _left_out: dict[str, int] = field(factory=dict, init=False, repr=False)
 
     # Reading
 
@@ -123,7 +124,9 @@ class Client:
                 try:
                     items.append(read_resource(kind, stored))
                 except ValidationError as error:
-                    _log.warning("%s: left out of the list: %s", stored.key, error)
+                    if self._left_out.get(stored.key) != stored.mod_revision:  # once, however often it is listed
+                        self._left_out[stored.key] = stored.mod_revision
+                        _log.warning("%s: left out of the list: %s", stored.key, error)
             if not page.more:
                 return ResourceList(tuple(items), revision)
             after = page.kvs[-1].key

@@ -150,11 +150,15 @@ def key_path(key: DocumentKey) -> str:
 
 
 def parse_affinity_path(path: str) -> AffinityKey | None:
-    """The inverse of ``key_path`` for affinities; None for any other key."""
+    """The inverse of ``key_path`` for affinities; None for any other key, one with a CIDR that is none among them."""
     parts = path.removeprefix(PREFIX).split("/")
     if len(parts) != 5 or parts[3] != "block" or parts[2] not in ("ipv4", "ipv6"):
         return None
     address, _, length = parts[4].rpartition("-")
+    try:
+        parse_network(f"{address}/{length}")
+    except ValidationError:
+        return None
     return AffinityKey(type=parts[0], host=parts[1], cidr=f"{address}/{length}")
 
 
@@ -184,6 +188,13 @@ class KVStore:
     """IPAM's documents in the etcd layout (``/calico/ipam/v2/``), through ``client`` (``datastores.Client``)."""
 
     client: Any = field(repr=False)
+    _told: set[tuple[str, str]] = field(factory=set, init=False, repr=False)
+
+    def _skip(self, what: str, name: str, error: Exception) -> None:
+        """Say, once, that something stored cannot be used."""
+        if (name, str(error)) not in self._told:
+            self._told.add((name, str(error)))
+            log.warning(f"Skipping a malformed {what}", name=name, reason=str(error))
 
     @property
     def _kv(self) -> KVEngine:
@@ -221,9 +232,10 @@ class KVStore:
             address, _, length = kv.key.rpartition("/")[2].rpartition("-")
             cidr = f"{address}/{length}"
             try:
+                parse_network(cidr)
                 yield Stored(BlockKey(cidr), decode_block(kv.value, cidr), kv.mod_revision)
-            except MalformedDocument as error:
-                log.warning("Skipping a malformed IPAM block", block=cidr, reason=str(error))
+            except (MalformedDocument, ValidationError) as error:
+                self._skip("IPAM block", cidr, error)
 
     async def affinities(
         self, host: str = "", *, version: int = 0, type: str = HOST
@@ -236,7 +248,7 @@ class KVStore:
             try:
                 yield Stored(key, decode_affinity(kv.value, f"{key.owner} {key.cidr}"), kv.mod_revision)
             except MalformedDocument as error:
-                log.warning("Skipping a malformed block affinity", affinity=kv.key, reason=str(error))
+                self._skip("block affinity", kv.key, error)
 
     async def _range(self, prefix: str) -> AsyncIterator[KeyValue]:
         after = ""
@@ -256,7 +268,7 @@ class KVStore:
             try:
                 pools.append(Pool.from_resource(item))
             except ValidationError as error:
-                log.warning("Skipping a malformed IPPool", pool=item.metadata.name, reason=str(error))
+                self._skip("IPPool", item.metadata.name, error)
         return sorted(pools, key=lambda pool: pool.name)
 
     async def reservations(self) -> list[str]:

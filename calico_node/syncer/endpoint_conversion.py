@@ -134,10 +134,15 @@ def allocation_block(raw: bytes) -> AllocationBlock:
         affinity = data.get("affinity")
         if affinity is None and data.get("hostAffinity"):
             affinity = f"host:{data['hostAffinity']}"  # as written before affinities had a type
+        if affinity is not None and not isinstance(affinity, str):
+            raise TypeError(f"affinity is {affinity!r}")
+        allocations = tuple(data.get("allocations") or ())
+        if any(index is not None and type(index) is not int for index in allocations):
+            raise TypeError("allocations holds something that is neither a number nor null")
         return AllocationBlock(
-            cidr=canonical_cidr(data["cidr"]),
+            cidr=canonical_cidr(str(data["cidr"])),
             affinity=affinity,
-            allocations=tuple(data.get("allocations") or ()),
+            allocations=allocations,
             attributes=tuple(map(_attribute, data.get("attributes") or ())),
         )
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
@@ -145,7 +150,10 @@ def allocation_block(raw: bytes) -> AllocationBlock:
 
 
 def _attribute(data: dict[str, Any]) -> AllocationAttribute:
-    return AllocationAttribute(data.get("handle_id"), data.get("secondary") or {}, data.get("releasedAt"))
+    secondary = data.get("secondary") or {}
+    if not all(isinstance(value, str) for value in secondary.values()):
+        raise TypeError("an attribute's secondary holds something that is no text")
+    return AllocationAttribute(data.get("handle_id"), secondary, data.get("releasedAt"))
 
 
 def block_affinity(raw: bytes) -> BlockAffinity | None:
@@ -156,6 +164,9 @@ def block_affinity(raw: bytes) -> BlockAffinity | None:
         data = orjson.loads(raw)
         if data.get("deleted") in (True, "true"):
             return None
-        return BlockAffinity(data.get("state") or "confirmed")
-    except (orjson.JSONDecodeError, AttributeError) as error:
+        state = data.get("state") or "confirmed"
+        if not isinstance(state, str):
+            raise TypeError(f"state is {state!r}")
+        return BlockAffinity(state)
+    except (orjson.JSONDecodeError, AttributeError, TypeError) as error:
         raise ValidationError(f"is not a block affinity document: {error!r}") from None

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 from attrs import evolve, frozen
 
+from calico_node.addresses import canonical_cidr
 from calico_node.datastores.client import read_resource
 from calico_node.datastores.kv import KeyValue
 from calico_node.datastores.names import RESOURCES_PREFIX, ResourceName, kind_prefix, parse_resource_key
@@ -334,4 +335,4 @@ def _ipam_values(key: str, stored: KeyValue | None) -> Values:
     affinity = endpoint_conversion.block_affinity(stored.value)
     if not slash or affinity is None:
         return {}
-    return {BlockAffinityKey("/".join(text.rsplit("-", 1)), host): affinity}
+    return {BlockAffinityKey(canonical_cidr("/".join(text.rsplit("-", 1))), host): affinity}

@@ -123,6 +123,13 @@ class LocalEndpoints:
             else:
                 self._report(identity, None, None)
             return
+        status = self._in_dataplane.get(identity, UP)
+        if status.state is ObjectState.ERROR:
+            # Nothing enforces it, and its interface may be somebody else's: neither parameters nor routes.
+            self._configured.pop(identity, None)
+            self._routes.set_endpoint(identity, None)
+            self._report(identity, status, endpoint)
+            return
         fault = await self._configure(identity, endpoint)
         if fault:
             self._faults[identity] = fault
@@ -130,7 +137,7 @@ class LocalEndpoints:
             self._report(identity, ObjectStatus(ObjectState.DOWN, fault), endpoint)
             return
         self._routes.set_endpoint(identity, endpoint)
-        self._report(identity, self._in_dataplane.get(identity, UP), endpoint)
+        self._report(identity, status, endpoint)
 
     async def _configure(self, identity: WorkloadEndpointID, endpoint: WorkloadEndpointUpdate) -> str:
         """Prepare the interface; the reason when it cannot be."""

@@ -13,7 +13,7 @@ import structlog
 from attrs import frozen
 
 from calico_node.datastores.client import Client
-from calico_node.errors import IPAMError, ResourceDoesNotExist, UpdateConflict
+from calico_node.errors import IPAMError, ResourceDoesNotExist, UpdateConflict, ValidationError
 from calico_node.ipam import IPAM, AssignRequest, Pool
 from calico_node.ipam.pools import TUNNEL, selects
 from calico_node.ipam.store import Store
@@ -127,8 +127,8 @@ class TunnelAddresses:
         for name in ("default", f"node.{self._name}"):
             try:
                 config = await self._client.get("FelixConfiguration", name)
-            except ResourceDoesNotExist:
-                continue
+            except (ResourceDoesNotExist, ValidationError):
+                continue  # felix names one that cannot be read
             value = getattr(config.spec, "wireguard_host_encryption_enabled", None)
             enabled = enabled if value is None else bool(value)
         return enabled

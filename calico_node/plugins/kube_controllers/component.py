@@ -122,7 +122,8 @@ class Controller:
         await self._source.acknowledge(Acknowledgement(self._generation, revision, rejected))
 
     def _failed(self, error: DatastoreError) -> None:
+        if self._in_sync:
+            log.warning("The datastore failed; comparing everything when it is back", reason=str(error))
         self._in_sync = False
         self._broken.set()
-        log.warning("The datastore failed; comparing everything when it is back", reason=str(error))
         self._reporter.report(ready=False, reason=f"datastore: {error}", rejected=dict(self._reconciler.rejected))

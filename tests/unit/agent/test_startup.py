@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
+from calico_node.datastores.client import Client
+from calico_node.datastores.embedded import EmbeddedEngine
+from calico_node.datastores.names import resource_key
 from calico_node.errors import SettingsError
+from calico_node.health import HealthRegistry
+from calico_node.settings import Settings
 from calico_node.startup import (
     HostAddress,
     choose_address,
     default_pool_cidr,
     detect_address,
+    ensure_configurations,
     parse_as_number,
     poll_interval,
+    prepare_node,
 )
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
 
 ADDRESSES = [
     HostAddress("169.254.9.9/16", "eth9", 9),
@@ -97,3 +116,42 @@ def test_the_poll_interval_is_a_go_duration() -> None:
     for bad in ("60", "1x", "s"):
         with pytest.raises(SettingsError, match="AUTODETECT_POLL_INTERVAL"):
             poll_interval({"AUTODETECT_POLL_INTERVAL": bad})
+
+
+@pytest.mark.anyio
+async def test_configurations_that_cannot_be_read_do_not_hinder_the_start(tmp_path: Path) -> None:
+    engine = await EmbeddedEngine.open(tmp_path / "datastore.db")
+    client = Client(engine)
+    bad = b'{"metadata":{"name":"node.n1"},"spec":{"iptablesRefreshInterval":"banana"}}'
+    for kind, name in (
+        ("FelixConfiguration", "default"), ("FelixConfiguration", "node.n1"), ("BGPConfiguration", "default"),
+    ):  # fmt: skip
+        await engine.put(resource_key(kind, name), bad)
+    await ensure_configurations(client, "n1")
+    for kind, name in (("FelixConfiguration", "node.n1"), ("BGPConfiguration", "default")):
+        stored, _ = await engine.get(resource_key(kind, name))
+        assert stored is not None
+        assert stored.value == bad
+    await engine.close()
+
+
+@pytest.mark.anyio
+async def test_a_malformed_own_node_is_waited_for(tmp_path: Path) -> None:
+    engine = await EmbeddedEngine.open(tmp_path / "datastore.db")
+    client, registry = Client(engine), HealthRegistry()
+    await engine.put(resource_key("Node", "n1"), b"null")
+
+    class Sink:
+        async def watch(self) -> AsyncIterator[Any]:
+            yield SimpleNamespace(addresses=[])
+
+    settings = Settings.load({"NODENAME": "n1", "IP": "10.0.0.5/24", "CALICO_STATE_DIR": str(tmp_path)})
+    context: Any = SimpleNamespace(settings=settings, client=client, health=registry, route_sink=Sink())
+    starting = asyncio.create_task(prepare_node(context))
+    async with asyncio.timeout(10):
+        while not registry.states() or "not a JSON object" not in registry.states()[0].reason:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        await engine.delete(resource_key("Node", "n1"))
+        await starting
+    assert (await client.get("Node", "n1")).spec.bgp.ipv4_address == "10.0.0.5/24"
+    await engine.close()

@@ -259,6 +259,10 @@ async def test_lists_leave_out_what_cannot_be_read(client: Client, caplog: pytes
     assert [item.metadata.name for item in listed.items] == ["a", "b"]
     assert [item.metadata.name for item in (await client.list("NetworkSet", "one")).items] == ["a"]
     assert "left out of the list" in caplog.text
+    assert len(caplog.records) == 1  # once, however often it is listed
+    await client.kv.put(resource_key("NetworkSet", "c", "one"), b"not json either")
+    await client.list("NetworkSet")
+    assert len(caplog.records) == 2
     with pytest.raises(ValidationError):
         await client.get("NetworkSet", "c", "one")
 

@@ -13,7 +13,15 @@ import attrs
 import orjson
 import pytest
 
-from calico_node.dataplanes.contract import Applied, Batch, Route, RouteType
+from calico_node.dataplanes.contract import (
+    Applied,
+    Batch,
+    ObjectState,
+    ObjectStatus,
+    Route,
+    RouteType,
+    WorkloadEndpointUpdate,
+)
 from calico_node.dataplanes.recorder.plugin import Recorder
 from calico_node.datastores import open_client
 from calico_node.errors import DataplaneError
@@ -240,6 +248,35 @@ async def test_routes_and_status_files_follow_the_interface(tmp_path: Path, monk
         one.interfaces.set()
         await one.until(lambda: not one.sink.routes and not any(folder.iterdir()))
         assert one.hooks.statuses[-1][1] == "down"
+
+
+class Refusing(Recorder):
+    """Cannot enforce the endpoints of ``eth0``."""
+
+    async def apply(self, batch: Batch) -> Applied:
+        applied = await super().apply(batch)
+        error = ObjectStatus(ObjectState.ERROR, "not a workload's interface")
+        refused = {
+            message.id: error
+            for message in batch.messages
+            if isinstance(message, WorkloadEndpointUpdate) and message.name == "eth0"
+        }
+        return attrs.evolve(applied, status={**applied.status, **refused})
+
+
+async def test_an_endpoint_that_is_not_enforced_gets_neither_routes_nor_kernel_parameters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host's own interface in a stored endpoint, for one."""
+    async with world(tmp_path, monkeypatch, "eth0", "cali1", recorder=Refusing()) as one:
+        await one.apply(READY, TIER, NODE, pod("bad", "10.0.0.9", "eth0", "web"))
+        await one.reached(await one.apply(pod("web", "10.0.0.1", "cali1", "web")))
+        await one.until(lambda: bool(one.sink.routes))
+        assert set(one.sink.routes) == {"10.0.0.1/32"}
+        assert one.interfaces.configured == ["cali1"]
+        assert "WorkloadEndpoint(default/bad/eth0)" in one.felix().rejected
+        await one.reached(await one.apply(pod("bad", "10.0.0.9", "cali1", "web")))
+        await one.until(lambda: set(one.sink.routes) == {"10.0.0.1/32", "10.0.0.9/32"})
 
 
 async def test_nothing_is_touched_until_the_datastore_is_ready(

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from calico_node.datastores.client import Client
+from calico_node.datastores.names import resource_key
 from calico_node.errors import ResourceDoesNotExist
 from calico_node.ipam import IPAM, AssignRequest, KVStore, Release
 from calico_node.ipam.documents import Affinity, AffinityKey, encode
@@ -119,6 +120,26 @@ def test_tunnel_addresses_come_move_and_go() -> None:
 
             await cluster.client.delete("IPPool", "s")
             await cluster.until(lambda n: n.spec.ipv6_vxlan_tunnel_addr is None)
+
+    asyncio.run(scenario())
+
+
+def test_malformed_objects_do_not_hinder_the_rest() -> None:
+    async def prepare(cluster: Cluster) -> None:
+        bad = b'{"metadata":{"name":"node.node-a"},"spec":{"iptablesRefreshInterval":"banana"}}'
+        await cluster.engine.put(resource_key("FelixConfiguration", "node.node-a"), bad)
+        await cluster.engine.put(resource_key("IPPool", "bad"), b'{"metadata":{"name":"bad"},"spec":{"cidr":"x"}}')
+        await cluster.engine.put(resource_key("IPPool", "worse"), b"null")
+        for text in ("zzz", "10.65.0.0-99", "10.65.0.8-29"):
+            await cluster.engine.put(f"/calico/ipam/v2/host/node-a/ipv4/block/{text}", b"nonsense")
+        for text in ("10.65.0.8-29", "garbage", "10.65.0.0-99"):
+            await cluster.engine.put(f"/calico/ipam/v2/assignment/ipv4/block/{text}", b'{"cidr":"10.65.0.8/29"}')
+
+    async def scenario() -> None:
+        pools = (pool("p", "10.65.0.0/24", vxlanMode="CrossSubnet"),)
+        async with running(*pools, prepare=prepare) as cluster:
+            found = await cluster.until(lambda n: n.spec.ipv4_vxlan_tunnel_addr)
+            assert found.spec.ipv4_vxlan_tunnel_addr.startswith("10.65.0.")
 
     asyncio.run(scenario())
 

@@ -203,6 +203,37 @@ def test_ipam_documents() -> None:
     }
 
 
+BLOCK = "/calico/ipam/v2/assignment/ipv4/block/10.0.0.0-26"
+AFFINITY = "/calico/ipam/v2/host/n1/ipv4/block/10.0.0.0-26"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (BLOCK, b"null"),
+        (BLOCK, b"\xff"),
+        (BLOCK, b'{"cidr":"10.0.0.0/99"}'),
+        (BLOCK, b'{"cidr":7}'),
+        (BLOCK, b'{"cidr":"10.0.0.0/26","affinity":7}'),
+        (BLOCK, b'{"cidr":"10.0.0.0/26","allocations":["x"]}'),
+        (BLOCK, b'{"cidr":"10.0.0.0/26","allocations":7}'),
+        (BLOCK, b'{"cidr":"10.0.0.0/26","attributes":[7]}'),
+        (BLOCK, b'{"cidr":"10.0.0.0/26","attributes":[{"secondary":{"node":{}}}]}'),
+        (BLOCK, b'{"cidr":"10.0.0.0/26","attributes":[{"secondary":["node"]}]}'),
+        (AFFINITY, b"nonsense"),
+        (AFFINITY, b'{"state":7}'),
+        (AFFINITY, b"7"),
+        ("/calico/ipam/v2/host/n1/ipv4/block/zzz", b'{"state":"confirmed"}'),
+        ("/calico/ipam/v2/host/n1/ipv4/block/10.0.0.0-99", b"{}"),
+    ],
+)
+def test_ipam_documents_that_cannot_be_used_count_as_absent(key: str, value: bytes) -> None:
+    view = View(SyncerKind.BGP)
+    view.set(key, value)
+    assert view.values == {}
+    assert [title for title, _ in view.rejections] == [key]
+
+
 def test_two_pools_of_one_cidr_are_settled_by_name() -> None:
     view = View()
     key = IPPoolKey("10.0.0.0/16")
