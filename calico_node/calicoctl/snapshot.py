@@ -31,7 +31,12 @@ async def resources(client: Client, kind: str, revision: int) -> tuple[list[Any]
     found, faults = [], []
     async for stored in scan(client.kv, kind_prefix(kind), revision):
         try:
-            found.append(read_resource(kind, stored))
+            resource = read_resource(kind, stored)
         except ValidationError as error:
             faults.append(str(error))
+            continue
+        if resource.metadata.name:
+            found.append(resource)
+        else:
+            faults.append(f"{kind} at {stored.key}: metadata.name: is missing")
     return found, faults

@@ -16,13 +16,23 @@ import orjson
 import yaml
 from attrs import define, field
 
+from calico_node.addresses import parse_network
 from calico_node.calicoctl.connect import connect
 from calico_node.calicoctl.datastore.lock import require_lock
 from calico_node.calicoctl.snapshot import resources, scan
 from calico_node.datastores import Client
-from calico_node.errors import CalicoError
+from calico_node.errors import CalicoError, ValidationError
+from calico_node.ipam.blocks import MalformedDocument
 from calico_node.ipam.cascades import TUNNEL_HANDLES
-from calico_node.ipam.documents import AffinityKey, HandleKey
+from calico_node.ipam.documents import (
+    HOST,
+    AffinityKey,
+    HandleKey,
+    decode_affinity,
+    decode_block,
+    decode_config,
+    decode_handle,
+)
 from calico_node.ipam.store import PREFIX, key_path, parse_affinity_path
 from calico_node.resources import API_VERSION, to_dict
 
@@ -65,7 +75,7 @@ async def read_contents(client: Client, *, everything: bool) -> Contents:
             for item in found
             if everything or not item.metadata.name.startswith(KUBERNETES_POLICY)
         ]
-    contents.ipam = await _ipam(client, revision, names)
+    contents.ipam = await _ipam(client, contents, names)
     return contents
 
 
@@ -95,28 +105,71 @@ def exported(resource: Any, names: Mapping[str, str], *, everything: bool) -> di
     return data
 
 
-async def _ipam(client: Client, revision: int, names: Mapping[str, str]) -> dict[str, Any]:
+async def _ipam(client: Client, contents: Contents, names: Mapping[str, str]) -> dict[str, Any]:
     """Calico's form: ``{"block_affinities", "blocks", "handles", "config"}`` of ``{"Key", "Value", "TTL"}``."""
-    parts: dict[str, list[dict[str, Any]]] = {"block_affinities": [], "blocks": [], "handles": []}
-    config = None
-    async for stored in scan(client.kv, PREFIX, revision):
-        key, value = stored.key, orjson.loads(stored.value) if stored.value else {"state": ""}
-        entry = {"Key": key, "Value": value, "TTL": 0}
-        affinity = parse_affinity_path(key)
-        if key == f"{PREFIX}config":
-            config = entry
-        elif key.startswith(f"{PREFIX}assignment/"):
+    parts: dict[str, list[dict[str, Any]]] = {"block_affinities": [], "blocks": [], "handles": [], "config": []}
+    async for stored in scan(client.kv, PREFIX, contents.revision):
+        part = _part(stored.key)
+        if part == "block_affinities" and stored.key.count("/") == PREFIX.count("/") + 1:
+            continue  # the mark of a host, which nothing reads any more
+        # An affinity without a value is an old form of a confirmed one.
+        raw = stored.value or (b'{"state":""}' if part == "block_affinities" else b"")
+        try:
+            check_document(part, stored.key, raw)
+        except MalformedDocument as error:
+            contents.faults.append(f"{stored.key}: {error}")
+            continue
+        value = orjson.loads(raw)
+        if part == "blocks":
             _rename_in_block(value, names)
-            parts["blocks"].append(entry)
-        elif key.startswith(f"{PREFIX}handle/"):
-            entry["Key"] = key_path(HandleKey(_handle(key.removeprefix(f"{PREFIX}handle/"), names)))
-            parts["handles"].append(entry)
-        elif affinity is not None:
-            host = names.get(affinity.host, affinity.host) if affinity.type == "host" else affinity.host
-            entry["Key"] = key_path(AffinityKey(host, affinity.cidr, affinity.type))
-            parts["block_affinities"].append(entry)
+        parts[part].append({"Key": _renamed_key(part, stored.key, names), "Value": value, "TTL": 0})
+    config = parts.pop("config")
     data: dict[str, Any] = {name: entries for name, entries in parts.items() if entries}
-    return {**data, "config": config} if config else data
+    return {**data, "config": config[0]} if config else data
+
+
+def _part(key: str) -> str:
+    for part, start in (("config", "config"), ("blocks", "assignment/"), ("handles", "handle/")):
+        if key.startswith(PREFIX + start):
+            return part
+    return "block_affinities"
+
+
+def _renamed_key(part: str, key: str, names: Mapping[str, str]) -> str:
+    affinity = parse_affinity_path(key)
+    if part == "handles":
+        return key_path(HandleKey(_handle(key.removeprefix(f"{PREFIX}handle/"), names)))
+    if part == "block_affinities" and affinity is not None and affinity.type == HOST:
+        return key_path(AffinityKey(names.get(affinity.host, affinity.host), affinity.cidr))
+    return key
+
+
+def check_document(part: str, key: str, value: bytes) -> None:
+    """Raises ``MalformedDocument`` when key and value are not those of a ``part``."""
+    good = key.startswith(PREFIX)
+    if part == "blocks":
+        block = decode_block(value, key)
+        address, _, length = key.rpartition("/")[2].rpartition("-")
+        good = good and f"{address}/{length}" == block.cidr
+    elif part == "handles":
+        decode_handle(value, key)
+        good = key.startswith(f"{PREFIX}handle/") and key.count("/") == PREFIX.count("/") + 1
+    elif part == "config":
+        decode_config(value)
+        good = key == f"{PREFIX}config"
+    else:
+        decode_affinity(value, key)
+        affinity = parse_affinity_path(key)
+        good = good and affinity is not None and _is_cidr(affinity.cidr)
+    if not good:
+        raise MalformedDocument(f"IPAM's part: {part}: key {key!r} does not fit")
+
+
+def _is_cidr(text: str) -> bool:
+    try:
+        return str(parse_network(text, strict=True)) == text
+    except ValidationError:
+        return False
 
 
 def _handle(handle: str, names: Mapping[str, str]) -> str:
@@ -129,7 +182,7 @@ def _handle(handle: str, names: Mapping[str, str]) -> str:
 
 def _rename_in_block(block: dict[str, Any], names: Mapping[str, str]) -> None:
     kind, colon, host = (block.get("affinity") or "").partition(":")
-    if kind == "host":
+    if kind == HOST:
         block["affinity"] = kind + colon + names.get(host, host)
     for attribute in block.get("attributes") or ():
         if attribute.get("handle_id"):

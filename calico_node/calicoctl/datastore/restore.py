@@ -14,9 +14,8 @@ from typing import Any
 import orjson
 from attrs import define, field
 
-from calico_node.addresses import parse_network
 from calico_node.calicoctl.connect import connect
-from calico_node.calicoctl.datastore.export import KINDS_IN_ORDER, KINDS_WITH_ALL
+from calico_node.calicoctl.datastore.export import KINDS_IN_ORDER, KINDS_WITH_ALL, check_document
 from calico_node.calicoctl.datastore.lock import set_ready
 from calico_node.calicoctl.manifests import InputError
 from calico_node.datastores import Client
@@ -26,8 +25,7 @@ from calico_node.datastores.names import RESOURCES_PREFIX, parse_resource_key, r
 from calico_node.datastores.rules import BUILTIN_TIERS
 from calico_node.errors import CalicoError, ResourceAlreadyExists, UpdateConflict, ValidationError
 from calico_node.ipam.blocks import MalformedDocument
-from calico_node.ipam.documents import decode_affinity, decode_block, decode_config, decode_handle
-from calico_node.ipam.store import PREFIX, parse_affinity_path
+from calico_node.ipam.store import PREFIX
 from calico_node.resources import Document, apply_defaults, decode, expand_lists, load_documents, validate
 
 MOST_PUTS = 100
@@ -169,41 +167,13 @@ def _ipam(source: str, data: dict[str, Any], faults: list[str]) -> Iterable[Put]
         for entry in entries:
             try:
                 key, value = entry["Key"], orjson.dumps(entry["Value"])
-                _check_document(part, key, value)
+                check_document(part, key, value)
             except MalformedDocument as error:
                 faults.append(f"{source}: {error}")
             except (TypeError, KeyError, AttributeError):
                 faults.append(f"{source}: IPAM's part: {part}: an entry without Key and Value")
             else:
                 yield Put(key, value)
-
-
-def _check_document(part: str, key: str, value: bytes) -> None:
-    """Raises ``MalformedDocument`` when key and value are not those of a ``part``."""
-    good = key.startswith(PREFIX)
-    if part == "blocks":
-        block = decode_block(value, key)
-        address, _, length = key.rpartition("/")[2].rpartition("-")
-        good = good and f"{address}/{length}" == block.cidr
-    elif part == "handles":
-        decode_handle(value, key)
-        good = key.startswith(f"{PREFIX}handle/") and key.count("/") == PREFIX.count("/") + 1
-    elif part == "config":
-        decode_config(value)
-        good = key == f"{PREFIX}config"
-    else:
-        decode_affinity(value, key)
-        affinity = parse_affinity_path(key)
-        good = good and affinity is not None and _is_cidr(affinity.cidr)
-    if not good:
-        raise MalformedDocument(f"IPAM's part: {part}: key {key!r} does not fit")
-
-
-def _is_cidr(text: str) -> bool:
-    try:
-        return str(parse_network(text, strict=True)) == text
-    except ValidationError:
-        return False
 
 
 async def _require_empty(client: Client) -> None:

@@ -19,6 +19,7 @@ from calico_node.datastores.kv import KeyValue
 from calico_node.ipam import IPAM, AssignRequest, KVStore
 from tests.unit.calicoctl.conftest import Run
 from tests.unit.calicoctl.test_ipam import with_client
+from tests.unit.calicoctl.test_node import unpack
 
 WORLD = """\
 kind: Node
@@ -164,6 +165,25 @@ def test_an_export_for_kubernetes_speaks_of_its_nodes(world: Run) -> None:
         "Value": {"auto_allocate_blocks": True, "kubeVirtVMAddressPersistence": "Enabled", "ipCooldownSeconds": 30},
         "TTL": 0,
     }
+
+
+def test_what_cannot_be_read_is_named_and_nothing_exported(world: Run, tmp_path: Path) -> None:
+    world("datastore", "migrate", "lock")
+
+    async def damage(client: Client) -> None:
+        await client.kv.put("/calico/ipam/v2/host/n1", b"")
+        await client.kv.put("/calico/ipam/v2/host/n1/ipv4/block/10.65.0.8-29", b"")
+        await client.kv.put("/calico/resources/v3/projectcalico.org/tiers/odd", b'{"metadata": {}}')
+        await client.kv.put("/calico/ipam/v2/handle/odd", b"[]")
+
+    with_client(damage)
+    refused = world("datastore", "migrate", "export", "--all")
+    assert (refused.status, refused.out) == (1, "")
+    assert refused.err.startswith("nothing was exported, 2 stored objects cannot be read:\n")
+    assert "Tier at /calico/resources/v3/projectcalico.org/tiers/odd: metadata.name: is missing" in refused.err
+    assert "/calico/ipam/v2/handle/odd: IPAM handle" in refused.err
+    found = unpack(world("cluster", "diags").out, tmp_path / "out")
+    assert "tiers/odd" in found["datastore/unreadable"]
 
 
 def test_such_an_export_can_be_imported_too(world: Run, monkeypatch: pytest.MonkeyPatch) -> None:
