@@ -6,8 +6,10 @@ A component that fails is restarted with back-off and reported unhealthy while t
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import gc
+import math
 import os
 import signal
 import time
@@ -39,11 +41,19 @@ GOOD_RUN = 60.0
 
 @contextmanager
 def single_instance(settings: Settings) -> Iterator[None]:
-    """Hold the lock of this node name in this run directory.  Raises ``SettingsError`` when another process does."""
-    settings.run_dir.mkdir(parents=True, exist_ok=True)
-    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    """Hold the lock of this node name in this run directory.
+
+    Raises ``SettingsError`` when another process does, or when the run or state directory cannot be made.
+    """
     path = settings.run_dir / f"calico-node-{settings.node_name}.lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        settings.run_dir.mkdir(parents=True, exist_ok=True)
+        settings.state_dir.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise SettingsError(
+            f"CALICO_RUN_DIR and CALICO_STATE_DIR must be folders this process can write: {error}"
+        ) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -118,6 +128,12 @@ async def supervise(component: Component, context: AgentContext) -> None:
         try:
             await component.run(context)
             failure: Exception = CalicoError("ended by itself")
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling() > 0 or anyio.current_effective_deadline() == -math.inf:
+                raise
+            # Nobody asked for it: something inside was cancelled and let it through.  It must not end the process.
+            failure = CalicoError(f"was cancelled from within: {error!r}")
         except Exception as error:
             failure = error
         if time.monotonic() - started > GOOD_RUN:
@@ -133,7 +149,10 @@ async def supervise(component: Component, context: AgentContext) -> None:
             exc_info=None if known else failure,
         )
         context.health.reporter(component.name).report(live=True, ready=False, reason=f"failed: {text}")
-        context.hooks.component_failed(name=component.name, error=failure, delay=delay)
+        try:
+            context.hooks.component_failed(name=component.name, error=failure, delay=delay)
+        except Exception as error:
+            log.error("the component_failed hook of a plugin failed", error=str(error))
         await anyio.sleep(delay)
         delay = min(delay * 2, LONGEST_DELAY)
 
