@@ -112,8 +112,15 @@ class _Stream:
         self._buffer = Buffer()
         self.sources = [_Source(prefix) for prefix in wanted.prefixes]
         self._wake = asyncio.Event()
+        self._failure: BaseException | None = None
         for key, value in self._translator.builtin():
             self._buffer.put(key, value, 1)
+
+    def ended(self, task: asyncio.Task[None]) -> None:
+        """A source has ended, which none does by itself: the consumer has to hear of it, or would wait for ever."""
+        if not task.cancelled():
+            self._failure = task.exception()
+            self._wake.set()
 
     # The consumer's side
 
@@ -123,6 +130,8 @@ class _Stream:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            if self._failure is not None:
+                raise self._failure
             while True:
                 merged, reached = self._merged()
                 waiting = SyncStatus.WAIT_FOR_DATASTORE
@@ -261,13 +270,10 @@ async def stream(
     state = _Stream(client.kv, kind, node_name, on_rejected, clock)
     tasks = [asyncio.create_task(state.follow(source)) for source in state.sources]
     for task in tasks:
-        task.add_done_callback(lambda _: state._wake.set())
+        task.add_done_callback(state.ended)
     try:
         async for batch in state.batches():
             yield batch
-            for task in tasks:
-                if task.done() and not task.cancelled():
-                    task.result()
     finally:
         for task in tasks:
             task.cancel()

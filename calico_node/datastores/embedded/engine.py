@@ -145,6 +145,7 @@ class EmbeddedEngine:
         while self._pending and len(group) < _GROUP:
             group.append(self._pending.popleft())
         outcomes: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
+        committed = False
         try:
             with self._lock:
                 self._require_file(self._writer)
@@ -155,11 +156,20 @@ class EmbeddedEngine:
                             outcomes.append((future, work(self._writer), None))
                         except (Compacted, DatastoreError) as error:
                             outcomes.append((future, None, error))
+                committed = True
                 self._writer.checkpoint()
             self._notifier.notify()
         except BaseException as error:
-            outcomes = [(future, None, error) for _, future in group]
+            if committed:
+                # What was written is stored: telling its writers otherwise would have them write it again.
+                _log.warning("%s: after a commit: %s", self.path, error)
+            else:
+                outcomes = [(future, None, self._named(error)) for _, future in group]
         self._call_loop(self._finish, outcomes)
+
+    def _named(self, error: BaseException) -> BaseException:
+        """A failing file system is a datastore that is out of reach."""
+        return DatastoreError(f"{self.path}: {error.strerror or error}") if isinstance(error, OSError) else error
 
     def _maintain(self) -> None:
         with self._lock:
@@ -234,8 +244,11 @@ class EmbeddedEngine:
         self._check()
 
         def read() -> T:
-            self._require_file(self._reader)
-            return work(self._reader)
+            try:
+                self._require_file(self._reader)
+                return work(self._reader)
+            except OSError as error:
+                raise self._named(error) from error
 
         return await self._in_thread(self._read_thread, read)
 
@@ -256,7 +269,7 @@ class EmbeddedEngine:
             await asyncio.sleep(_POLL_PERIOD if polling else _LOOK_PERIOD)
             try:
                 await self._look_once()
-            except DatastoreError as error:
+            except (DatastoreError, OSError) as error:
                 _log.debug("datastore: %s", error)
                 self._wake()
                 await asyncio.sleep(_LOOK_PERIOD)
@@ -336,7 +349,12 @@ class EmbeddedEngine:
                 return batch
             reading = asyncio.ensure_future(self._read(lambda store: store.events("", start, WATCH_EVENTS)))
             tail = self._tail = _Tail(start, changed, reading)
-        batch = await asyncio.shield(tail.reading)
+        try:
+            batch = await asyncio.shield(tail.reading)
+        except DatastoreError:
+            if self._tail is tail:
+                self._tail = None  # the next asker reads anew
+            raise
         self._head = max(self._head, batch.revision)
         return WatchBatch(batch.revision, tuple(event for event in batch.events if event.kv.key.startswith(prefix)))
 

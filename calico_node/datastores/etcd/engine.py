@@ -74,6 +74,15 @@ def _key_value(stored: Any) -> KeyValue:
     )
 
 
+def _is_text(key: bytes) -> bool:
+    """Keys of bytes that are no text are nobody's here: they are passed over."""
+    try:
+        key.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 class EtcdEngine:
     """``endpoints`` are ``address:port``; all members of one cluster."""
 
@@ -142,7 +151,15 @@ class EtcdEngine:
         end = prefix_range_end(low) if low else b"\0"
         if start_after:
             low = max(low, start_after.encode() + b"\0")
-        answer: Any = await self._call(
+        while True:
+            answer = await self._range(low, end, limit, revision)
+            found = tuple(_key_value(stored) for stored in answer.kvs if _is_text(stored.key))
+            if found or not answer.more:
+                return RangeResult(found, answer.header.revision, answer.more)
+            low, revision = answer.kvs[-1].key + b"\0", answer.header.revision
+
+    async def _range(self, low: bytes, end: bytes, limit: int, revision: int) -> Any:
+        return await self._call(
             lambda: self._kv.get(
                 low or b"\0",
                 range_end=end,
@@ -152,7 +169,6 @@ class EtcdEngine:
                 max_attempts=_READ_ATTEMPTS,
             )
         )
-        return RangeResult(tuple(map(_key_value, answer.kvs)), answer.header.revision, answer.more)
 
     async def txn(
         self, compares: Sequence[Compare], success: Sequence[Operation], failure: Sequence[Operation] = ()
@@ -224,10 +240,10 @@ class EtcdEngine:
                     continue
                 if answer.events:
                     unconfirmed = 0
-                    events = tuple(_event(item) for item in answer.events if item.kv.mod_revision >= start)
-                    if events:
-                        revision = max(revision, events[-1].kv.mod_revision)
-                        yield WatchBatch(revision, events)
+                    new = [item for item in answer.events if item.kv.mod_revision >= start]
+                    if new:
+                        revision = max(revision, new[-1].kv.mod_revision)
+                        yield WatchBatch(revision, tuple(_event(item) for item in new if _is_text(item.kv.key)))
                 else:
                     if unconfirmed > revision:
                         revision = unconfirmed

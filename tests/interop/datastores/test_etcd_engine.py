@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 import pytest
 
@@ -41,6 +43,27 @@ class TestEtcdEngine(EngineSuite):
             async for _ in engine.watch("/t/", start_revision=1):
                 pass
         await engine.close()
+
+    async def test_keys_that_are_no_text_are_passed_over(self, engine: EtcdEngine) -> None:
+        """Whoever may write to etcd could otherwise keep every node from reading it."""
+        await engine.put("/t/b", b"1")
+        for key in (b"/t/a\xff\xfe", b"/t/a\xff\xff", b"/t/c\xff"):
+            await engine._kv.put(key, b"x")
+        assert [kv.key for kv in (await engine.range("/t/")).kvs] == ["/t/b"]
+        first = await engine.range("/t/", limit=1)
+        assert [kv.key for kv in first.kvs] == ["/t/b"]
+        assert [kv.key for kv in (await engine.range("/t/", start_after="/t/b", limit=1)).kvs] == []
+        start = first.revision + 1
+        await engine._kv.put(b"/t/\xfe", b"x")
+        await engine.put("/t/d", b"1")
+        async with asyncio.timeout(5), aclosing(engine.watch("/t/", start_revision=start)) as watch:
+            keys: list[str] = []
+            async for batch in watch:
+                keys += [event.kv.key for event in batch.events]
+                if keys:
+                    break
+        assert keys == ["/t/d"]
+        await engine._kv.delete(b"/t/", range_end=b"/t0")
 
     async def test_opened_by_settings(self, etcd: str) -> None:
         settings = Settings.load({"ETCD_ENDPOINTS": f"http://localhost:{etcd.rpartition(':')[2]}", "NODENAME": "n"})

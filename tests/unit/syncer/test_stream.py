@@ -251,6 +251,20 @@ async def test_an_emptied_datastore_takes_nothing_away_until_it_is_initialised(
     await empty.kv.close()
 
 
+async def test_a_source_that_fails_is_not_waited_for(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault of ours ends the stream, and so its component, which is started anew; it never hangs."""
+    await client.ensure_initialized()
+
+    async def broken(prefix: str, **more: Any) -> Any:
+        raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "a fault nobody thought of")
+
+    monkeypatch.setattr(client.kv, "range", broken)
+    async with aclosing(stream(client, SyncerKind.FELIX, node_name="n1")) as source, asyncio.timeout(5):
+        with pytest.raises(UnicodeDecodeError):
+            async for _ in source:
+                pass
+
+
 class Flaky:
     """An engine whose calls and watches fail while it is told to."""
 
