@@ -21,7 +21,7 @@ import pytest
 from calico_node.datastores.embedded import EmbeddedEngine, files
 from calico_node.datastores.embedded.engine import WATCH_EVENTS
 from calico_node.datastores.embedded.store import Clock
-from calico_node.datastores.kv import Put
+from calico_node.datastores.kv import Put, WatchBatch
 from calico_node.errors import DatastoreError
 from tests.unit.datastores.engine_suite import events_until
 
@@ -334,3 +334,61 @@ async def test_a_closed_engine_says_so(path: Path) -> None:
     await engine.close()
     with pytest.raises(DatastoreError, match="closed"):
         await engine.get("/a")
+
+
+async def test_what_fails_after_a_commit_is_not_told_as_a_failed_write(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = await EmbeddedEngine.open(path)
+
+    def refuse() -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(engine._notifier, "notify", refuse)
+    assert await engine.put("/a", b"1") == 2
+    assert (await engine.get("/a"))[0] is not None
+    await engine.close()
+
+
+async def test_a_failing_file_system_is_a_datastore_error_and_no_end(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = await EmbeddedEngine.open(path)
+
+    def refuse(*_: object) -> bool:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(engine._writer, "replaced", refuse)
+        broken.setattr(engine._reader, "replaced", refuse)
+        with pytest.raises(DatastoreError, match="Input/output error"):
+            await engine.put("/a", b"1")
+        with pytest.raises(DatastoreError, match="Input/output error"):
+            await engine.get("/a")
+        await asyncio.sleep(1.5)  # the look once a second has met it too
+    assert engine._look_task is not None
+    assert not engine._look_task.done()
+    assert await engine.put("/a", b"1") == 2
+    await engine.close()
+
+
+async def test_watches_go_on_after_a_read_they_shared_has_failed(path: Path) -> None:
+    engine = await EmbeddedEngine.open(path)
+    revision = await engine.put("/a", b"1")
+    async with aclosing(engine.watch("/", start_revision=revision)) as watch:
+        await anext(watch)
+    events = engine._reader.events
+
+    def refuse(*_: object) -> WatchBatch:
+        raise DatastoreError("disk I/O error")
+
+    engine._reader.events = refuse  # type: ignore[method-assign,assignment]
+    with pytest.raises(DatastoreError, match="disk I/O"):
+        await anext(engine.watch("/", start_revision=revision + 1))
+    engine._reader.events = events  # type: ignore[method-assign]
+    async with aclosing(engine.watch("/", start_revision=revision + 1)) as watch, asyncio.timeout(5):
+        waiting = asyncio.ensure_future(anext(watch))
+        await asyncio.sleep(0.05)
+        await engine.put("/b", b"2")
+        assert [event.kv.key for event in (await waiting).events] == ["/b"]
+    await engine.close()
