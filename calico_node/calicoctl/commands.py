@@ -328,21 +328,44 @@ def version(options: Options) -> int:
     print(f"Git commit:        {git_commit()}", flush=True)
     if options["client_only"]:
         return 0
+    interval = _interval(options["poll"])
     try:
         settings = load_settings(options["config"], options["context"])
 
-        async def run() -> Any:
+        async def run() -> None:
             from calico_node.datastores import open_client
 
             async with open_client(settings) as client:
-                return await client.get("ClusterInformation", "default")
+                shown = None
+                while True:
+                    spec = (await client.get("ClusterInformation", "default")).spec
+                    now = (spec.calico_version or "", spec.cluster_type or "")
+                    if now != shown:
+                        print(f"Cluster Version:   {now[0]}\nCluster Type:      {now[1]}", flush=True)
+                    if not interval:
+                        return
+                    shown = now
+                    await asyncio.sleep(interval)
 
-        spec = asyncio.run(run()).spec
+        asyncio.run(run())
     except CalicoError as error:
         raise CalicoError(f"unable to retrieve Cluster Version or Type: {error}") from None
-    print(f"Cluster Version:   {spec.calico_version or ''}")
-    print(f"Cluster Type:      {spec.cluster_type or ''}")
     return 0
+
+
+def _interval(text: str) -> float:
+    """Seconds of a duration such as ``10s``; 0 for none."""
+    if not text:
+        return 0.0
+    from calico_node.resources.scalars import duration_seconds
+
+    try:
+        seconds = duration_seconds(text)
+    except ValueError:
+        seconds = -1.0
+    if seconds < 0:
+        raise InputError(f"--poll = {text!r}: must be a duration, such as 10s")
+    return seconds
 
 
 # Shared

@@ -162,6 +162,7 @@ def label(ctx: click.Context, /, **options: Any) -> None:
 
 @cli.command()
 @click.option("--client", "client_only", is_flag=True, help="Do not ask the cluster.")
+@click.option("--poll", default="", help="Look again every so often (10s, 1m) and print what has changed.")
 @global_options
 @click.pass_context
 def version(ctx: click.Context, /, **options: Any) -> None:

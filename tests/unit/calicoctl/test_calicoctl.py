@@ -13,6 +13,7 @@ import yaml
 
 from tests.unit.calicoctl.conftest import Run
 
+COMMAND = (sys.executable, "-m", "calico_node.calicoctl.main")
 NODE = """\
 apiVersion: projectcalico.org/v3
 kind: Node
@@ -332,6 +333,22 @@ def test_version(run: Run) -> None:
     assert run("version", "--client").out.count("\n") == 2
 
 
+def test_version_polls(run: Run) -> None:
+    run("apply", "-f", "node.yaml", files={"node.yaml": NODE})
+    for wrong in ("x", "-1s", "1"):
+        assert f"--poll = '{wrong}': must be a duration" in run("version", "--poll", wrong).err
+    watching = subprocess.Popen([*COMMAND, "version", "--poll=20ms"], stdout=subprocess.PIPE, text=True)
+    try:
+        assert watching.stdout is not None
+        lines = [watching.stdout.readline() for _ in range(4)]
+        set_cluster_version("v3.1.0")
+        lines += [watching.stdout.readline() for _ in range(2)]
+    finally:
+        watching.kill()
+        watching.wait()
+    assert lines[4:] == ["Cluster Version:   v3.1.0\n", lines[3]]
+
+
 def test_a_cluster_of_another_version_is_refused_unless_allowed(run: Run) -> None:
     run("apply", "-f", "node.yaml", files={"node.yaml": NODE})
     set_cluster_version("v3.1.0")
@@ -356,9 +373,6 @@ def set_cluster_version(version: str) -> None:
             await client.update(information)
 
     asyncio.run(change())
-
-
-COMMAND = (sys.executable, "-m", "calico_node.calicoctl.main")
 
 
 def test_the_real_executable_reads_standard_input(tmp_path: Path) -> None:
