@@ -207,7 +207,7 @@ def _service(spec: Mapping[str, Any], field: str) -> None:
     if cluster_ip not in (None, "", "None"):
         _cidr(cluster_ip, f"{field}.clusterIP", bare=True)
     ports = _list(spec.get("ports"), f"{field}.ports")
-    names: set[Any] = set()
+    names: set[str] = set()
     for index, port in enumerate(ports):
         at = f"{field}.ports[{index}]"
         port = _mapping(port, at)
@@ -218,6 +218,8 @@ def _service(spec: Mapping[str, Any], field: str) -> None:
         else:
             _number(port.get("targetPort"), f"{at}.targetPort")
         name = port.get("name") or ""
+        if name:
+            _name(name, f"{at}.name", _LABEL, 63)
         if name in names or (not name and len(ports) > 1):
             raise _fault(f"{at}.name", name, "each of several ports needs a name of its own")
         names.add(name)

@@ -46,8 +46,8 @@ def expand_to_pods(document: Mapping[str, Any], nodes: Mapping[str, Mapping[str,
         template_hash = _hash(namespace, "Deployment", name, length=10)
         name, extra = f"{name}-{template_hash}", {"pod-template-hash": template_hash}
     return [
-        _pod(spec, namespace, _generated(name, namespace, kind, index), extra, generate_name=f"{name}-")
-        for index in range(_count(spec.get("replicas"), 1))
+        _pod(spec, namespace, pod_name, extra, generate_name=f"{name}-")
+        for pod_name in _generated_names(name, namespace, kind, _count(spec.get("replicas"), 1))
     ]
 
 
@@ -84,8 +84,8 @@ def _job(spec: Mapping[str, Any], namespace: str, name: str) -> list[Object]:
         count = min(count, int(spec["completions"]))
     labels = {"batch.kubernetes.io/job-name": name, "job-name": name}
     return [
-        _pod(spec, namespace, _generated(name, namespace, "Job", index), labels, generate_name=f"{name}-")
-        for index in range(count)
+        _pod(spec, namespace, pod_name, labels, generate_name=f"{name}-")
+        for pod_name in _generated_names(name, namespace, "Job", count)
     ]
 
 
@@ -105,6 +105,20 @@ def _count(value: Any, default: int) -> int:
 
 def _generated(base: str, namespace: str, kind: str, index: int | str) -> str:
     return f"{base[: _MAX_GENERATED - 1]}-{_hash(namespace, kind, base, str(index), length=5)}"
+
+
+def _generated_names(base: str, namespace: str, kind: str, count: int) -> list[str]:
+    """``count`` different names; those of fewer pods are the first of those of more."""
+    found: dict[str, None] = {}
+    for index in range(count):
+        name = _generated(base, namespace, kind, index)
+        again = 0
+        while name in found:
+            # Among thousands, two of five letters do meet.
+            again += 1
+            name = _generated(base, namespace, kind, f"{index}.{again}")
+        found[name] = None
+    return list(found)
 
 
 def _hash(*parts: str, length: int) -> str:

@@ -23,6 +23,8 @@ from calico_node.lab.services import DNS_ADDRESS, Endpoint, Service, ServicePort
 from calico_node.lab.spec import LabSpec, Listen
 
 HOSTNAME_LABEL = "kubernetes.io/hostname"
+MAX_PODS = 2000
+"""Pods that one lab takes: each is a network namespace of this machine, and some 50 ms of its time to make."""
 
 
 @frozen
@@ -164,6 +166,14 @@ def make_plan(
                 )
             alias = f"{ref.namespace}/{ref.name}" if ref.kind != "Pod" and number == 0 else ""
             found[key] = _Made(document, ref, alias, bool(alias) and len(documents) == 1)
+        if len(found) > MAX_PODS:
+            raise ValidationError(
+                f"a lab takes {MAX_PODS} pods at most, and this one makes it {len(found)}",
+                resource=str(ref),
+                field="spec.replicas" if "replicas" in item["spec"] else "",
+                value=item["spec"].get("replicas"),
+                origin=origins.get(ref, ""),
+            )
     pods = _place(found, labels, placed, origins)
     objects.update((pod.ref, _with_node(pod)) for pod in pods.values())
     return Plan(objects, pods)

@@ -12,17 +12,21 @@ from rich.text import Text
 from calico_node.lab.probes import Expectation, Probe, Result
 
 _YES, _NO = "✔", "·"
-_HEAD_WIDTH = 11
+_CORNER = "from \\ to"
+_HEAD_WIDTH = 8
 """Columns of a heading, unless one part of a name is longer."""
+_GAP = 2
+"""Columns between two columns of the table: its divider and the padding."""
 
 
 def render(
     results: Sequence[Result], expectations: Iterable[Expectation], title: str, width: int = 120
 ) -> list[Table]:
-    """One or more tables, each at most about ``width`` columns wide.
+    """One or more tables, each at most ``width`` columns wide as long as one row's name and one heading fit into it.
 
-    A cell that contradicts an expectation is drawn in reverse with an exclamation mark; one that an expectation
-    covers and confirms is bold.
+    The namespace that most pods are in is said once, above the first table, and left out of names. A cell that
+    contradicts an expectation is drawn in reverse with an exclamation mark; one that an expectation covers and
+    confirms is bold.
     """
     expected = {expectation.probe: expectation.allowed for expectation in expectations}
     cells: dict[tuple[str, tuple[str, str]], Result] = {}
@@ -35,12 +39,16 @@ def render(
         rows[result.probe.source] = None
     common = _common_namespace([*rows, *(target for target, _ in columns)])
     heads = {column: _head(column, common) for column in columns}
-    first = max((len(_short(row, common)) for row in rows), default=4) + 4
+    first = max(len(_CORNER), *(len(_short(row, common)) for row in rows)) if rows else len(_CORNER)
+    legend = f"{title}  ({_YES} reached, {_NO} not{f'; names without a namespace are in {common}' if common else ''})"
     tables: list[Table] = []
-    for part in _split(list(columns), heads, width - first):
-        heading = title if not tables else None
-        table = Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-        table.add_column("from \\ to", no_wrap=True, vertical="bottom")
+    # One column more at either edge.
+    for part in _split(list(columns), heads, width - first - 2):
+        heading = legend if not tables else None
+        table = Table(
+            title=heading, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, _GAP - 1, 0, 0)
+        )
+        table.add_column(_CORNER, no_wrap=True, vertical="bottom")
         for column in part:
             table.add_column(heads[column], justify="center", no_wrap=True, vertical="bottom")
         for row in rows:
@@ -90,7 +98,7 @@ def _split(
     parts: list[list[tuple[str, str]]] = [[]]
     used = 0
     for column in columns:
-        size = max(len(line) for line in heads[column].split("\n")) + 2
+        size = max(len(line) for line in heads[column].split("\n")) + _GAP
         if parts[-1] and used + size > width:
             parts.append([])
             used = 0

@@ -13,11 +13,11 @@ import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import yaml
 from attrs import evolve, field, frozen
 
 from calico_node.errors import ValidationError
 from calico_node.lab.spec import Listen
+from calico_node.resources import Document, load_documents
 
 PROTOCOLS = ("TCP", "UDP", "SCTP", "ICMP")
 DNS_POD = "kube-system/kube-dns"
@@ -103,27 +103,33 @@ def parse_expectations(text: str, origin: str) -> list[Expectation]:
 @frozen
 class _Item:
     data: Mapping[str, Any]
-    origin: str
+    document: Document
     index: int
 
     def error(self, reason: str, name: str, value: object) -> ValidationError:
-        return ValidationError(reason, resource=f"item {self.index + 1}", field=name, value=value, origin=self.origin)
+        line = self.document.line_of(f"[{self.index}].{name}" if name else f"[{self.index}]")
+        return ValidationError(
+            reason,
+            resource=f"item {self.index + 1}",
+            field=name,
+            value=value,
+            origin=f"{self.document.source}, line {line}",
+        )
 
 
 def _items(text: str, origin: str) -> list[_Item]:
-    try:
-        data = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError as error:
-        raise ValidationError(f"is not YAML: {' '.join(str(error).split())}", origin=origin) from None
-    if data is None:
-        data = []
-    if not isinstance(data, list):
-        raise ValidationError("must be a list of probes", origin=origin)
+    documents = load_documents(text, origin)
+    if len(documents) > 1:
+        raise ValidationError("must be one list, this is a second document", origin=documents[1].origin())
     found = []
-    for index, item in enumerate(data):
-        if not isinstance(item, Mapping):
-            raise ValidationError("must be a map", resource=f"item {index + 1}", value=item, origin=origin)
-        found.append(_Item(item, origin, index))
+    for document in documents:
+        if not isinstance(document.data, list):
+            raise ValidationError("must be a list of probes", origin=document.origin())
+        for index, data in enumerate(document.data):
+            item = _Item(data, document, index)
+            if not isinstance(data, Mapping):
+                raise item.error("must be a map", "", data)
+            found.append(item)
     return found
 
 

@@ -261,6 +261,7 @@ BAD = [
         "spec.containers[0].ports[0].protocol",
     ),
     ("kind: Service, metadata: {name: a}, spec: {ports: [{port: 80}, {port: 81}]}", "v1", "spec.ports[0].name"),
+    ("kind: Service, metadata: {name: a}, spec: {ports: [{name: {a: 1}, port: 80}]}", "v1", "spec.ports[0].name"),
     ("kind: Service, metadata: {name: a}, spec: {clusterIP: 10.0.0.256}", "v1", "spec.clusterIP"),
     ("kind: Pod, metadata: {name: a}, spec: {containers: [{name: a}]}", "apps/v1", "apiVersion"),
     (
@@ -324,3 +325,16 @@ def test_members_of_a_wrong_type_are_refused_not_stumbled_over(value: Any) -> No
                 validate(apply_api_defaults(broken))
             except ValidationError:
                 pass
+
+
+def test_pods_of_a_large_workload_have_different_names_and_keep_them() -> None:
+    template = "{metadata: {labels: {a: b}}, spec: {containers: [{name: c}]}}"
+    text = "apiVersion: apps/v1, kind: Deployment, metadata: {name: web}"
+
+    def pod_names(replicas: int) -> list[str]:
+        spec = f"{{replicas: {replicas}, selector: {{matchLabels: {{a: b}}}}, template: {template}}}"
+        return [pod["metadata"]["name"] for pod in expand_to_pods(document(f"{{{text}, spec: {spec}}}"))]
+
+    many = pod_names(12_000)
+    assert len(set(many)) == 12_000
+    assert pod_names(100) == many[:100]

@@ -131,3 +131,8 @@ def test_a_service_without_endpoints_adds_nothing_to_the_table() -> None:
     assert len(table_messages([empty])) == len(table_messages([]))
     full = Service("a", "b", "10.96.0.9", (ServicePort("", "TCP", 80, (Endpoint("10.244.0.1", 80),)),))
     assert len(table_messages([full])) > len(table_messages([]))
+
+
+def test_more_pods_than_a_lab_takes_are_refused_before_anything_is_made() -> None:
+    with pytest.raises(ValidationError, match=r"Deployment\(default/web\): spec.replicas = 10000: a lab takes 2000"):
+        plan(APP.replace("replicas: 4", "replicas: 10000"))

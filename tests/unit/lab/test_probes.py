@@ -80,7 +80,7 @@ def test_a_faulty_item_is_named(text: str, field: str) -> None:
     with pytest.raises(ValidationError) as caught:
         parse_probes(text, "p.yaml")
     assert caught.value.field == field
-    assert str(caught.value).startswith("p.yaml: item 1: ")
+    assert str(caught.value).startswith("p.yaml, line 1: item 1: ")
 
 
 @pytest.mark.parametrize("text", ["{a: 1}", "[1]", "[", "a: b: c"])
@@ -148,6 +148,26 @@ def test_wrong_cells_stand_out_in_the_matrix() -> None:
     assert row.count("·") == 1
 
 
+def test_the_matrix_cuts_no_name_and_fits_the_terminal() -> None:
+    pods = [
+        "default/client",
+        *(f"dev1/{name}" for name in ("details-v1", "productpage-v1", "ratings-v1", "reviews-v1")),
+    ]
+    targets = [*pods[1:], "dev1/reviews-v2", "dev1/reviews-v3", "host:stranger", "service:kube-system/kube-dns"]
+    results = [Result(Probe(a, b, "TCP", 9080), "", True) for a in pods for b in targets if a != b]
+    for width in (80, 120):
+        console = Console(width=width, force_terminal=False, file=io.StringIO(), record=True)
+        tables = matrix.render(results, [Expectation(results[0].probe, False)], "title", width)
+        for table in tables:
+            console.print(table)
+        text = console.export_text()
+        assert "…" not in text
+        assert max(map(len, text.splitlines())) <= width
+        assert len(tables) == (2 if width == 80 else 1)
+        assert "names without a namespace are in dev1" in text.splitlines()[0]
+        assert text.count("!") == 1
+
+
 names = st.from_regex(r"\A[a-z]{1,8}/[a-z]{1,8}\Z")
 
 
@@ -161,3 +181,19 @@ def test_expectations_survive_being_written_and_read(items: list[tuple[str, str,
 def test_no_text_does_more_than_be_refused(text: str) -> None:
     with contextlib.suppress(ValidationError):
         parse_probes(text, "p")
+
+
+def test_a_faulty_item_is_named_with_file_line_and_value() -> None:
+    text = "- {from: a/b, to: c/d, port: 1}\n- from: a/b\n  to: c/d\n  port: 70000\n"
+    with pytest.raises(ValidationError, match=r"list\.yaml, line 4: item 2: port = 70000: must be a number"):
+        parse_probes(text, "list.yaml")
+    with pytest.raises(ValidationError, match=r"list\.yaml, line 2, column 1: malformed YAML"):
+        parse_probes("- {from", "list.yaml")
+    with pytest.raises(ValidationError, match=r"second document"):
+        parse_probes("[]\n---\n[]\n", "list.yaml")
+
+
+@pytest.mark.parametrize("value", ["!!timestamp x", "!!binary abc", "&a [*a]", "{? [1]: 2}", "<<: 1"])
+def test_odd_yaml_is_refused(value: str) -> None:
+    with pytest.raises(ValidationError, match=r"list\.yaml"):
+        parse_probes(f"- {value}", "list.yaml")
