@@ -99,16 +99,20 @@ def test_what_a_dead_lab_left_is_no_obstacle(lab: LabCommand) -> None:
 AS_USER = """
 set -e
 mount --make-rprivate /
-hidden=$(mktemp -d)
-if [ -n "$2" ]; then  # the interpreter is below a home folder that others may not enter
-    mount --bind "$2" "$hidden"
+uid=$1; shift
+if [ "$1" != -- ]; then  # what is needed lies below a home folder that others may not enter
+    kept=$(mktemp -d)
+    mount --rbind /root "$kept"
     mount -t tmpfs -o mode=755 none /root
-    mkdir -p "$2"
-    mount --bind "$hidden" "$2"
+    while [ "$1" != -- ]; do
+        mkdir -p "$1"
+        mount --rbind "$kept/${1#/root/}" "$1"
+        shift
+    done
+    umount -l "$kept"
+    rmdir "$kept"
 fi
-umount "$hidden" 2>/dev/null || true
-rmdir "$hidden"
-uid=$1; shift 2
+shift
 exec setpriv --reuid "$uid" --regid "$uid" --clear-groups "$@"
 """
 
@@ -121,9 +125,10 @@ def test_an_ordinary_user(tmp_path: Path) -> None:
     runtime = Path(f"/tmp/cn-user-{os.getpid()}")
     runtime.mkdir(mode=0o700)
     os.chown(runtime, uid, uid)
-    base = os.path.realpath(sys.base_prefix)
-    hidden = base if base.startswith("/root/") else ""
-    command = ["sh", "-c", AS_USER, "sh", str(uid), hidden, "env", f"XDG_RUNTIME_DIR={runtime}", f"HOME={runtime}"]
+    needed = {os.path.realpath(path) for path in (sys.base_prefix, sys.prefix, EXAMPLES.parent)}
+    hidden = sorted(path for path in needed if path.startswith("/root/"))
+    environ = ["env", f"XDG_RUNTIME_DIR={runtime}", f"HOME={runtime}"]
+    command = ["sh", "-c", AS_USER, "sh", str(uid), *hidden, "--", *environ]
     example = EXAMPLES / "tiers"
     arguments = ["run", "-f", str(example), "--expect", str(example / "expect.yaml"), "--json"]
     try:

@@ -217,7 +217,7 @@ def unpack(out: str, into: Path) -> dict[str, str]:
     archive = Path(out.rpartition("Diags saved to ")[2].strip())
     assert archive.stat().st_mode & 0o077 == 0 or archive.parent.stat().st_mode & 0o077 == 0
     with tarfile.open(archive) as tar:
-        tar.extractall(into, filter="data")
+        tar.extractall(into)
     archive.unlink()
     archive.parent.rmdir()
     root = into / "diagnostics"
