@@ -352,8 +352,10 @@ class Desired:
 
     @property
     def backlog(self) -> int:
-        """How many objects ``refresh`` would render."""
+        """How many objects ``refresh`` would render; hosts and pools count for little each."""
         dirty = len(self._dirty_policies) + len(self._dirty_profiles) + len(self._dirty_interfaces)
+        if self._dirty_pools:
+            dirty += (len(self.hosts) + len(self.pools)) // 50
         return dirty + (1 if self._dirty_static else 0)
 
     def refresh(self) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+import anyio
 import structlog
 
 from calico_node.dataplanes.contract import (
@@ -16,6 +18,7 @@ from calico_node.dataplanes.contract import (
     Applied,
     Batch,
     InSync,
+    IPSetDeltaUpdate,
     IPSetUpdate,
     Message,
     ObjectID,
@@ -42,6 +45,7 @@ from calico_node.errors import DataplaneError, NetlinkError
 if TYPE_CHECKING:
     from calico_node.hookspecs import AgentContext
 
+T = TypeVar("T")
 log = structlog.get_logger("nftables")
 
 _ROUNDS = 8
@@ -87,7 +91,7 @@ class NFTables:
     async def start(self) -> None:
         self._store = Store(self._netns)
         async with self._lock:
-            await asyncio.to_thread(self._read)
+            await _in_thread(self._read)
             await self._close_gaps()
         self._tasks = [asyncio.create_task(self._watch_for_drift()), asyncio.create_task(self._log_packets())]
 
@@ -127,8 +131,15 @@ class NFTables:
                 for table in self._desired.tables.values():
                     table.change_everything()
             return
-        if isinstance(message, IPSetUpdate) and len(message.members) > _LARGE_SET:
-            await asyncio.to_thread(self._desired.feed, message)
+        match message:
+            case IPSetUpdate(members=members):
+                size = len(members)
+            case IPSetDeltaUpdate(added=added, removed=removed):
+                size = len(added) + len(removed)
+            case _:
+                size = 0
+        if size > _LARGE_SET:
+            await _in_thread(partial(self._desired.feed, message))
         else:
             self._desired.feed(message)
 
@@ -144,6 +155,8 @@ class NFTables:
                 if not told:
                     log.warning("packets of Log rules will not be shown", error=str(error))
                 told = True
+            except Exception:
+                log.exception("reading the packets of Log rules failed")
             await asyncio.sleep(_PACKET_LOG_RETRY)
 
     # Status
@@ -203,7 +216,7 @@ class NFTables:
         """``_commit``, in a worker thread where that would hold the event loop for long."""
         work = self._desired.backlog + sum(len(content.changed) // 200 for content in self._changed_sets())
         if work > _SMALL or self._prune:
-            return await asyncio.to_thread(self._commit)
+            return await _in_thread(self._commit)
         return self._commit()
 
     def _changed_sets(self) -> Iterator[DesiredSet]:
@@ -284,6 +297,8 @@ class NFTables:
                     waited = 0.0
             except (DataplaneError, NetlinkError) as error:
                 log.error("repairing nftables state failed", error=str(error))
+            except Exception:
+                log.exception("repairing nftables state failed")  # the next look is to be taken all the same
 
     async def repair(self, *, thorough: bool) -> bool:
         """Where somebody else changed nf_tables, look whether our tables are still there, or with ``thorough``
@@ -295,12 +310,26 @@ class NFTables:
             present = [store.has_table(family) for family in self._families]
             if all(present) and not thorough:
                 return False
-            await asyncio.to_thread(self._resync)
+            await _in_thread(self._resync)
             if self._in_sync:
                 await self._enforce()
             else:
                 await self._close_gaps()
             return True
+
+
+async def _in_thread(call: Callable[[], T]) -> T:
+    """``call`` in a worker thread.  A cancelled caller waits for its end: until then the thread uses the socket, and
+    what follows a cancellation closes it."""
+    work = asyncio.ensure_future(asyncio.to_thread(call))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait({work})
+        if not work.cancelled() and work.exception() is not None:
+            log.error("a change of nf_tables failed while it was being given up", error=str(work.exception()))
+        raise
 
 
 def _guards(known: KnownTable) -> bool:
