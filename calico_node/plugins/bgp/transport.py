@@ -175,8 +175,13 @@ class Transport:
     def _spawn(self, work: object) -> asyncio.Task[None]:
         task: asyncio.Task[None] = self._loop.create_task(work)  # type: ignore[arg-type]
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
         return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            _log.error("BGP: a connection's task failed", exc_info=task.exception())
 
     async def _connect(self, peer: PeerConfig, number: int) -> None:
         link = self._links[peer.name, number] = _Link(peer.name, number)
@@ -263,6 +268,10 @@ class Transport:
                     await asyncio.sleep(0.05)
         except OSError as error:
             reason = f"Socket: {error.strerror}"
+        except Exception as error:
+            # Whatever a peer sent to bring this about, it costs that peer its connection and no other theirs.
+            _log.exception("BGP: taking in what %s sent failed", link.peer)
+            reason = f"Internal error: {error!r}"
         if not link.closing:
             link.closing = True
             self._links.pop((link.peer, link.number), None)

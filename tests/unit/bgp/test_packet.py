@@ -160,6 +160,25 @@ def test_updates_survive_the_wire(data: st.DataObject, version: int, add_path: b
     assert [n for u in gone if isinstance(u, Update) for n in u.withdrawn] == routes
 
 
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("context", [Context(), ADD_PATH])
+def test_attributes_that_fill_a_message_have_their_routes_withdrawn(version: int, context: Context) -> None:
+    texts = ("10.0.0.0/8", "10.1.0.1/32") if version == 4 else ("fd00::/64", "fd00::1/128")
+    routes = [NLRI(parse_prefix(text), 7 if context.add_path_send else 0) for text in texts]
+    announced = set()
+    for size in range(3900, 4100):
+        attributes = Attributes(next_hop="10.0.0.1" if version == 4 else "fd00::9", unknown=((200, bytes(size)),))
+        messages = list(announce(attributes, routes, context))
+        assert all(len(message) <= 4096 for message in messages)
+        updates = [update for message in messages for update in read(message, context)]
+        assert all(isinstance(update, Update) and not update.faults for update in updates)
+        told = [nlri for update in updates if isinstance(update, Update) for nlri in update.announced]
+        gone = [nlri for update in updates if isinstance(update, Update) for nlri in update.withdrawn]
+        assert (told, gone) in ((routes, []), ([], routes))
+        announced.add(bool(told))
+    assert announced == {True, False}
+
+
 @settings(max_examples=100, deadline=None)
 @given(attribute_sets(4))
 def test_an_old_speaker_gets_the_whole_path_through_as4_path(attributes: Attributes) -> None:

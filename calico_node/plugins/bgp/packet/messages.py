@@ -183,18 +183,31 @@ def _missing(present: frozenset[int], classic: bool) -> str:
 
 
 def announce(attributes: Attributes, routes: Sequence[NLRI], context: Context) -> Iterable[bytes]:
-    """UPDATE messages, each at most 4096 bytes, that announce ``routes`` (of one family) with ``attributes``."""
+    """UPDATE messages, each at most 4096 bytes, that announce ``routes`` (of one family) with ``attributes``.
+
+    Attributes that leave no room for a prefix cannot be passed on: ``routes`` are withdrawn instead, as RFC 8654
+    section 4 asks of a speaker that may not send longer messages.
+    """
     version = routes[0].prefix.version
     add_path = version in context.add_path_send
     common = encode_attributes(attributes, context.as4, version == 4)
+    longest = (5 if version == 4 else 17) + (4 if add_path else 0)
     if version == 4:
         head = b"\x00\x00" + len(common).to_bytes(2, "big") + common
-        for piece in pack_nlri(routes, add_path, MAX_MESSAGE - HEADER_SIZE - len(head)):
+        room = MAX_MESSAGE - HEADER_SIZE - len(head)
+        if room < longest:
+            yield from withdraw(routes, context)
+            return
+        for piece in pack_nlri(routes, add_path, room):
             yield frame(Type.UPDATE, head + piece)
         return
     hop = address_to_number(attributes.next_hop).to_bytes(16, "big")
     prefix = AFI[version].to_bytes(2, "big") + bytes((1, len(hop))) + hop + b"\x00"
-    for piece in pack_nlri(routes, add_path, MAX_MESSAGE - HEADER_SIZE - 8 - len(common) - len(prefix)):
+    room = MAX_MESSAGE - HEADER_SIZE - 8 - len(common) - len(prefix)
+    if room < longest:
+        yield from withdraw(routes, context)
+        return
+    for piece in pack_nlri(routes, add_path, room):
         value = prefix + piece
         reach = bytes((OPTIONAL | EXTENDED, MP_REACH)) + len(value).to_bytes(2, "big") + value
         yield frame(Type.UPDATE, b"\x00\x00" + (len(reach) + len(common)).to_bytes(2, "big") + reach + common)

@@ -54,7 +54,7 @@ def encode_nlri(nlri: NLRI, add_path: bool) -> bytes:
 
 
 def pack_nlri(routes: Iterable[NLRI], add_path: bool, room: int) -> Iterable[bytes]:
-    """Encoded prefixes in pieces of at most ``room`` bytes."""
+    """Encoded prefixes in pieces of at most ``room`` bytes; ``room`` for the longest of them is required."""
     piece: list[bytes] = []
     used = 0
     for nlri in routes:
