@@ -91,17 +91,20 @@ class WorkloadMetadata:
 
 @hookspec(firstresult=True)
 def workload_metadata(namespace: str, pod: str) -> WorkloadMetadata | None:
-    """The CNI server asks for a pod's labels, annotations, service account and ports; None when not known here."""
+    """The CNI server asks for a pod's labels, annotations, service account and ports; None when not known here.
+
+    Called in a worker thread, several at a time: it may read files or ask a server.
+    """
 
 
 @hookspec
 def component_failed(name: str, error: BaseException, delay: float) -> None:
-    """A component raised ``error`` and will be restarted after ``delay`` seconds."""
+    """A component raised ``error`` and will be restarted after ``delay`` seconds.  Called in the event loop."""
 
 
 @hookspec
 def endpoint_status(endpoint: str, state: str, reason: str) -> None:
-    """A local endpoint's enforcement state changed to up, down or error."""
+    """A local endpoint's enforcement state changed to up, down or error.  Called in the event loop."""
 
 
 __all__ = [

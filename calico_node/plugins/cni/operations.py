@@ -12,6 +12,7 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -100,7 +101,7 @@ class Operations:
 
     async def _ipam(self, call: Call) -> bytes:
         if call.command == "ADD":
-            result = await self._allocator.add(call, self._metadata(call))
+            result = await self._allocator.add(call, await self._metadata(call))
             return result_json(call.conf.cni_version, result.addresses, routes=result.routes)
         if call.command == "DEL":
             await self._allocator.delete(call)
@@ -111,12 +112,12 @@ class Operations:
     async def _add(self, call: Call, endpoint: Endpoint) -> bytes:
         await self._require_ready()
         await self._await_gates(call)
-        metadata = self._metadata(call)
+        metadata = await self._metadata(call)
         kubernetes_policy = call.conf.text("policy", "type") == "k8s"
         if kubernetes_policy and call.pod is not None and metadata is None:
             raise CNIError(INTERNAL, f"pod {'/'.join(call.pod)} is not known here: no source has its metadata")
         metadata = metadata or WorkloadMetadata()
-        mtu = self._mtu(call)
+        mtu = await asyncio.to_thread(self._mtu, call)
         stored = await self._stored(endpoint)
         if stored is not None and stored.spec.container_id == call.container_id:
             done = await self._repeated(call, endpoint, stored, mtu)
@@ -429,10 +430,12 @@ class Operations:
         except ValidationError as error:
             raise CNIError(INTERNAL, str(error)) from None
 
-    def _metadata(self, call: Call) -> WorkloadMetadata | None:
+    async def _metadata(self, call: Call) -> WorkloadMetadata | None:
         if call.pod is None:
             return None
-        found: WorkloadMetadata | None = self._context.hooks.workload_metadata(namespace=call.pod[0], pod=call.pod[1])
+        ask = partial(self._context.hooks.workload_metadata, namespace=call.pod[0], pod=call.pod[1])
+        # A plugin may read files or ask a server: neither is for the event loop.
+        found: WorkloadMetadata | None = await asyncio.to_thread(ask)
         return found
 
     async def _stored(self, endpoint: Endpoint) -> Any | None:

@@ -22,6 +22,8 @@ MAX_REQUEST = 4 * 1024 * 1024
 READ_TIMEOUT = 10.0
 """Seconds a connected client has to state its request."""
 _BACKLOG = 512
+_ACCEPT_RETRY = 0.2
+"""Seconds until accepting that failed is tried again."""
 _PEER = struct.Struct("=3i")
 
 
@@ -39,7 +41,13 @@ class Server:
             started()
             async with asyncio.TaskGroup() as calls:
                 while True:
-                    connection, _ = await loop.sock_accept(listener)
+                    try:
+                        connection, _ = await loop.sock_accept(listener)
+                    except OSError as error:
+                        # No descriptor is free, say: calls under way go on and give theirs back.
+                        log.warning("a CNI call cannot be taken yet", error=str(error))
+                        await asyncio.sleep(_ACCEPT_RETRY)
+                        continue
                     calls.create_task(self._serve_one(connection))
 
     @contextlib.contextmanager
