@@ -13,6 +13,7 @@ import copy
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import anyio.lowlevel
 import structlog
 from attrs import frozen
 
@@ -23,6 +24,7 @@ from calico_node.errors import (
     ResourceAlreadyExists,
     ResourceDoesNotExist,
     UpdateConflict,
+    ValidationError,
 )
 from calico_node.kubernetes import (
     Object,
@@ -43,6 +45,8 @@ from calico_node.resources import apply_defaults, to_dict
 log = structlog.get_logger(__name__)
 
 TRIES = 5
+SLICE = 64
+"""Objects compared between two turns of the event loop: a few milliseconds."""
 _CONVERTED = ("Namespace", "ServiceAccount", "NetworkPolicy")
 _OWNED = {
     "Profile": (NAMESPACE_PROFILE_PREFIX, SERVICE_ACCOUNT_PROFILE_PREFIX),
@@ -88,6 +92,7 @@ class Reconciler:
         self._client = client
         self._stored: dict[Target, Any] = {}
         self._endpoints: dict[tuple[str, str], dict[str, Any]] = {}
+        self._pod_of: dict[tuple[str, str], tuple[str, str]] = {}
         self.pods: dict[tuple[str, str], Object] = {}
         self.rejected: dict[str, str] = {}
 
@@ -99,7 +104,7 @@ class Reconciler:
                 target = Target(kind, item.metadata.namespace or "", item.metadata.name)
                 if target.owned:
                     self._stored[target] = item
-        self._endpoints = {}
+        self._endpoints, self._pod_of = {}, {}
         for endpoint in (await self._client.list("WorkloadEndpoint")).items:
             self._remember(endpoint)
         self.rejected = {}
@@ -108,7 +113,9 @@ class Reconciler:
         await self._apply(changes)
         wanted = {target_of(ref) for ref in objects if ref.kind in _CONVERTED}
         await self._delete([target for target in self._stored if target not in wanted])
-        for ref, pod in self._pods_in(changes):
+        for number, (ref, pod) in enumerate(self._pods_in(changes)):
+            if number % SLICE == 0:
+                await anyio.lowlevel.checkpoint()
             await self._follow(ref, pod)
 
     async def update(self, changes: Mapping[Ref, Object | None]) -> None:
@@ -129,10 +136,12 @@ class Reconciler:
             await self._follow(Ref("Pod", *key), pod)
 
     def endpoint_deleted(self, namespace: str, name: str) -> None:
-        for known in self._endpoints.values():
-            if name in known and known[name].metadata.namespace == namespace:
-                del known[name]
-                return
+        pod = self._pod_of.pop((namespace, name), None)
+        if pod is not None:
+            known = self._endpoints[pod]
+            del known[name]
+            if not known:
+                del self._endpoints[pod]
 
     async def revision(self) -> int:
         """The datastore's revision now: not older than anything written here."""
@@ -142,7 +151,9 @@ class Reconciler:
 
     async def _apply(self, changes: Mapping[Ref, Object | None]) -> None:
         for kind in _CONVERTED:  # profiles first: policies select by the labels that they lend
-            for ref, document in changes.items():
+            for number, (ref, document) in enumerate(changes.items()):
+                if number % SLICE == 0:
+                    await anyio.lowlevel.checkpoint()
                 if ref.kind != kind:
                     continue
                 self.rejected.pop(str(ref), None)
@@ -206,18 +217,27 @@ class Reconciler:
     def _remember(self, endpoint: Any) -> tuple[str, str] | None:
         if endpoint.spec.orchestrator != ORCHESTRATOR or not endpoint.spec.pod:
             return None
-        key = (endpoint.metadata.namespace, endpoint.spec.pod)
-        self._endpoints.setdefault(key, {})[endpoint.metadata.name] = endpoint
+        namespace, name = endpoint.metadata.namespace, endpoint.metadata.name
+        key = (namespace, endpoint.spec.pod)
+        if self._pod_of.get((namespace, name)) != key:
+            self.endpoint_deleted(namespace, name)
+        self._pod_of[namespace, name] = key
+        self._endpoints.setdefault(key, {})[name] = endpoint
         return key
 
     async def _look_up(self, ref: Ref, pod: Object) -> None:
         if not is_networked(pod):
             return
-        name = workload_endpoint_name(pod["spec"]["nodeName"], ORCHESTRATOR, ref.name, "eth0")
+        await self._look_at(ref, workload_endpoint_name(pod["spec"]["nodeName"], ORCHESTRATOR, ref.name, "eth0"))
+
+    async def _look_at(self, ref: Ref, name: str) -> None:
         try:
             self._remember(await self._client.get("WorkloadEndpoint", name, ref.namespace))
         except ResourceDoesNotExist:
             self.endpoint_deleted(ref.namespace, name)
+        except ValidationError as error:
+            self.endpoint_deleted(ref.namespace, name)
+            self.rejected[str(ref)] = f"its endpoint cannot be read: {error}"
 
     async def _follow(self, ref: Ref, pod: Object) -> None:
         """Give the pod's endpoints its labels and service account."""
@@ -237,9 +257,11 @@ class Reconciler:
                 except UpdateConflict:
                     if attempt == TRIES - 1:
                         raise
-                    known[name] = await self._client.get("WorkloadEndpoint", name, ref.namespace)
+                    await self._look_at(ref, name)
+                    if name not in known:
+                        break
                 except ResourceDoesNotExist:
-                    known.pop(name, None)
+                    self.endpoint_deleted(ref.namespace, name)
                     break
                 except DatastoreError:
                     raise

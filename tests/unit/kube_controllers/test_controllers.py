@@ -15,6 +15,7 @@ from calico_node.datastores.kv import TxnResult
 from calico_node.errors import DatastoreError, ResourceDoesNotExist
 from calico_node.kubernetes import Acknowledgement, KubernetesStore, Ref, apply_api_defaults, network_policy_to_calico
 from calico_node.plugins.kube_controllers import component, hooks
+from calico_node.plugins.kube_controllers.reconcile import Reconciler
 from calico_node.plugins.kube_controllers.source import FileSource
 from calico_node.resources import from_dict, to_dict
 from tests.unit.ipam.memory import MemoryEngine
@@ -270,3 +271,40 @@ def test_the_cni_hook_answers_from_the_store(tmp_path: Path, monkeypatch: pytest
     assert metadata.labels["app"] == "web"
     assert metadata.service_account == "default"
     assert metadata.namespace_labels == {"kubernetes.io/metadata.name": "prod", "team": "blue"}
+
+
+def test_an_endpoint_that_cannot_be_read_hinders_nothing_but_its_pod(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path) as cluster:
+            await cluster.apply(k8s("Namespace", "prod"))
+            key = "/calico/resources/v3/projectcalico.org/workloadendpoints/prod/node--1-k8s-web-eth0"
+            await cluster.engine.put(key, b"[]")
+            await cluster.client.create(endpoint("db"))
+            done = await cluster.apply(pod("web", app="web"), pod("db", app="db"))
+            assert list(done.rejected) == [str(Ref("Pod", "prod", "web"))]
+            assert (await cluster.labels("db"))["app"] == "db"
+
+            await cluster.engine.delete(key)
+            await cluster.client.create(endpoint("web"))
+            async with asyncio.timeout(5):
+                while (await cluster.labels("web")).get("app") != "web":  # noqa: ASYNC110 (polls the datastore)
+                    await asyncio.sleep(0.01)
+
+    asyncio.run(scenario())
+
+
+def test_an_endpoint_that_goes_is_forgotten_and_one_that_comes_anew_is_followed(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        client = Client(MemoryEngine())
+        reconciler = Reconciler(client)
+        web = pod("web", app="web")
+        for _ in range(3):
+            await reconciler.endpoint_changed(await client.create(endpoint("web")))
+            await reconciler.update({Ref("Pod", "prod", "web"): web})
+            name = "node--1-k8s-web-eth0"
+            assert (await client.get("WorkloadEndpoint", name, "prod")).metadata.labels["app"] == "web"
+            await client.delete("WorkloadEndpoint", name, "prod")
+            reconciler.endpoint_deleted("prod", name)
+            reconciler.endpoint_deleted("prod", name)  # twice is once
+
+    asyncio.run(scenario())
