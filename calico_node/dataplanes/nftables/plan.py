@@ -226,7 +226,7 @@ class Planner:
             if content is None:
                 continue
             known = self.known.sets.get(name)
-            if known is not None and not self.prune:
+            if known is not None and not self.prune and not content.fresh:
                 added = [key for key, is_added in content.changed.items() if is_added and key not in known.keys]
                 removed = [key for key, is_added in content.changed.items() if not is_added and key in known.keys]
             else:

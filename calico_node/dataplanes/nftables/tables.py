@@ -15,12 +15,14 @@ MAPS = (names.FROM_WORKLOAD_DISPATCH, names.TO_WORKLOAD_DISPATCH)
 
 @define
 class DesiredSet:
-    """``changed`` holds keys added (True) or removed (False) since the last time it was in force."""
+    """``changed`` holds keys added (True) or removed (False) since the last time it was in force; while ``fresh`` it
+    has not been in force yet, and what the kernel holds under its name is another's."""
 
     shape: SetShape
     owner: ObjectID | None
     keys: set[bytes] = field(factory=set)
     changed: dict[bytes, bool] = field(factory=dict)
+    fresh: bool = True
 
     def add(self, key: bytes) -> None:
         if key not in self.keys:
@@ -82,6 +84,7 @@ class DesiredTable:
         for name in self.changed_sets:
             if name in self.sets:
                 self.sets[name].changed.clear()
+                self.sets[name].fresh = False
         self.changed_chains.clear()
         self.changed_sets.clear()
         self.changed_elements.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -120,6 +121,24 @@ def test_any_history_ends_where_its_last_state_begins(messages, shuffle, every):
         again.feed(message)
     assert content(desired) == content(again)
     assert desired.errors == again.errors
+    assert in_kernel(known) == content(desired)
+
+
+@pytest.mark.parametrize("between", [[IPSetRemove("s:1")], [IPSetUpdate("s:1", IPSetType.NET, frozenset({"wrong"}))]])
+def test_a_set_that_went_and_came_back_between_commits_keeps_no_old_member(between) -> None:
+    desired = Desired(RenderConfig(), (IPV4,))
+    known = {version: KnownTable() for version in desired.tables}
+    desired.feed(IPSetUpdate("s:1", IPSetType.NET, frozenset({"10.0.0.1/32"})))
+    desired.refresh()
+    commit(desired, known)
+    for message in [*between, IPSetUpdate("s:1", IPSetType.NET, frozenset({"10.0.0.2/32"}))]:
+        desired.feed(message)
+    desired.refresh()
+    commit(desired, known)
+    assert in_kernel(known) == content(desired)
+    desired.feed(IPSetDeltaUpdate("s:1", removed=frozenset({"10.0.0.2/32"})))
+    desired.refresh()
+    commit(desired, known)
     assert in_kernel(known) == content(desired)
 
 
