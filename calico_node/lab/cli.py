@@ -29,6 +29,8 @@ from calico_node.lab.probes import (
     differences,
     parse_expectations,
     parse_probes,
+    probe_from_json,
+    probe_to_json,
     renamed,
 )
 from calico_node.lab.report import Report
@@ -87,7 +89,7 @@ def up(name: str, nodes: int | None, files: Sequence[str]) -> None:
     """Bring a lab up and leave it running."""
     paths = lab_paths(name)
     sources = intake.read_sources(files)
-    intake.read(sources)
+    intake.refuse_nothing(sources, intake.read(sources))
     report = Report(quiet=False)
     with start.leash(paths), report.progress() as progress:
         result = _call(paths, {"op": "up", "nodes": nodes, "detach": True, **_texts(sources)}, progress)
@@ -241,6 +243,7 @@ def run(
     paths = lab_paths(name)
     sources = intake.read_sources(files)
     documents = intake.read(sources)
+    intake.refuse_nothing(sources, documents)
     asked = parse_probes(_read(probes_file), probes_file) if probes_file else None
     expectations = parse_expectations(_read(expect_file), expect_file) if expect_file else []
     report = Report(quiet=as_json)
@@ -296,7 +299,7 @@ class _Prober:
         if asked is not None:
             self._listed = list(asked)
         else:
-            default = [_probe(item) for item in places["probes"]]
+            default = [probe_from_json(item) for item in places["probes"]]
             covered = {renamed(probe, self._aliases) for probe in default} | set(default)
             self._listed = [*default, *(probe for probe in wanted if probe not in covered)]
         # What is expected of a listed pair by another of its names needs no second packet.
@@ -308,7 +311,7 @@ class _Prober:
         """The answers of the list, in its order; those that only expectations ask for go to ``extra``."""
         probes = [*self._listed, *self._more]
         with report.progress() as progress:
-            request = {"op": "probe", "probes": [_probe_json(probe) for probe in probes]}
+            request = {"op": "probe", "probes": [probe_to_json(probe) for probe in probes]}
             answers = _call(self._paths, request, progress)
         results = [
             Result(probe, answer["ip"], answer["allowed"], answer["error"])
@@ -331,21 +334,6 @@ class _Prober:
 
     def expected(self, item: Expectation) -> Expectation:
         return Expectation(renamed(item.probe, self._aliases), item.allowed)
-
-
-def _probe(item: Mapping[str, Any]) -> Probe:
-    return Probe(item["from"], item["to"], item["protocol"], item["port"], item["type"], item["code"])
-
-
-def _probe_json(probe: Probe) -> dict[str, Any]:
-    return {
-        "from": probe.source,
-        "to": probe.target,
-        "protocol": probe.protocol,
-        "port": probe.port,
-        "type": probe.icmp_type,
-        "code": probe.icmp_code,
-    }
 
 
 def _read(path: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -23,6 +25,8 @@ from calico_node.lab.services import DNS_ADDRESS, Endpoint, Service, ServicePort
 from calico_node.lab.spec import LabSpec, Listen
 
 HOSTNAME_LABEL = "kubernetes.io/hostname"
+PINNED = "cni.projectcalico.org/ipAddrs"
+"""The annotation by which a pod asks for its address."""
 MAX_PODS = 2000
 """Pods that one lab takes: each is a network namespace of this machine, and some 50 ms of its time to make."""
 
@@ -174,9 +178,36 @@ def make_plan(
                 value=item["spec"].get("replicas"),
                 origin=origins.get(ref, ""),
             )
+    _check_pinned(found, origins)
     pods = _place(found, labels, placed, origins)
     objects.update((pod.ref, _with_node(pod)) for pod in pods.values())
     return Plan(objects, pods)
+
+
+def _check_pinned(found: Mapping[str, _Made], origins: Mapping[Ref, str]) -> None:
+    """Refuse what can be no address, and one that two pods ask for; the rest is the CNI plugin's to judge."""
+    taken: dict[str, str] = {}
+    for key, made in found.items():
+        text = (made.document["metadata"].get("annotations") or {}).get(PINNED)
+        if text is None or made.document["spec"].get("hostNetwork"):
+            continue
+        try:
+            addresses = json.loads(text)
+            if not isinstance(addresses, list) or not all(isinstance(item, str) for item in addresses):
+                raise ValueError
+            addresses = [str(ipaddress.ip_address(item)) for item in addresses]
+            reason = next((f"pod {taken[item]} asks for {item} too" for item in addresses if item in taken), "")
+        except ValueError:
+            addresses, reason = [], """must be a JSON list of addresses, as '["10.244.7.7"]'"""
+        if reason:
+            raise ValidationError(
+                reason,
+                resource=str(made.by),
+                field=f"metadata.annotations[{PINNED}]",
+                value=text,
+                origin=origins.get(made.by, ""),
+            )
+        taken.update(dict.fromkeys(addresses, key))
 
 
 def _place(

@@ -18,8 +18,7 @@ from calico_node.datastores import Client
 from calico_node.errors import CalicoError, Compacted
 from calico_node.lab.control import Progress
 from calico_node.lab.paths import LabPaths
-from calico_node.lab.services import CLUSTER_NETWORK
-from calico_node.lab.spec import LabSpec
+from calico_node.lab.spec import CLUSTER_NETWORK, LabSpec
 from calico_node.linux.namespaces import call_in_netns, make_named_netns, remove_named_netns
 from calico_node.linux.sandbox import raise_loopback
 from calico_node.linux.segment import StaticRoutes, add_device_route, make_bridge, plug, route_prefixes, write_sysctls

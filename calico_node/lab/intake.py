@@ -36,6 +36,8 @@ _POD_FIELDS = frozenset(
      "containers", "initContainers")
 )  # fmt: skip
 _CONTAINER_FIELDS = frozenset(("name", "ports"))
+_Seen = dict[tuple[str, Ref], tuple[object, str]]
+"""What each name stands for so far, and where that is."""
 
 
 @frozen
@@ -117,6 +119,7 @@ def read(sources: Iterable[Source], *, tiers: Iterable[str] = ()) -> Intake:
     labs: list[lab_spec.LabSpec] = []
     skipped: dict[str, None] = {}
     documents: list[tuple[Resource, Document]] = []
+    seen: _Seen = {}
     for source in sources:
         loaded = [item for item in load_documents(source.text, source.name) if not _is_probe_list(item.data)]
         for document in expand_lists(loaded):
@@ -125,9 +128,12 @@ def read(sources: Iterable[Source], *, tiers: Iterable[str] = ()) -> Intake:
             if group == "lab.calico-node":
                 labs.append(_lab(document, kind))
             elif group.endswith("projectcalico.org"):
-                documents.append((_calico(document), document))
+                resource = _calico(document)
+                ref = Ref(resource.kind, resource.metadata.namespace, resource.metadata.name)
+                if _first(document, ref, resource, seen):
+                    documents.append((resource, document))
             elif is_kubernetes(document.data):
-                _kubernetes(document, intake, skipped)
+                _kubernetes(document, intake, skipped, seen)
             else:
                 _not_a_misspelt_group(document, group)
                 skipped[kind] = None
@@ -137,6 +143,12 @@ def read(sources: Iterable[Source], *, tiers: Iterable[str] = ()) -> Intake:
     intake.lab = lab_spec.merge(labs)
     intake.skipped = list(skipped)
     return intake
+
+
+def refuse_nothing(sources: Sequence[Source], intake: Intake) -> None:
+    """Raises ``LabError`` where files were given and nothing is in any of them: more likely a mistake than a wish."""
+    if sources and intake == Intake():
+        raise LabError(f"{', '.join(source.name for source in sources)}: no documents")
 
 
 def _is_probe_list(data: object) -> bool:
@@ -166,7 +178,7 @@ def _lab(document: Document, kind: str) -> lab_spec.LabSpec:
         if value != wanted:
             raise ValidationError(f"must be {wanted}", field=name, value=value, origin=document.origin(name))
     try:
-        return lab_spec.parse(document.data)
+        return lab_spec.parse(document.data, document.origin())
     except ValidationError as error:
         raise document.located(error) from None
 
@@ -181,13 +193,34 @@ def _calico(document: Document) -> Resource:
     return resource
 
 
-def _kubernetes(document: Document, intake: Intake, skipped: dict[str, None]) -> None:
+def _first(document: Document, ref: Ref, content: object, seen: _Seen) -> bool:
+    """Whether nothing of this name was there before.  The same again does no harm; something else of the name would
+    silently take the first one's place, and is refused."""
+    # Kubernetes' NetworkPolicy and Calico's are different kinds of one name.
+    key = (str(document.data["apiVersion"]), ref)
+    if key not in seen:
+        seen[key] = content, document.origin()
+        return True
+    earlier, where = seen[key]
+    if earlier == content:
+        return False
+    raise ValidationError(
+        f"another one of this name is in {where}",
+        resource=str(ref),
+        field="metadata.name",
+        value=ref.name,
+        origin=document.origin("metadata.name"),
+    )
+
+
+def _kubernetes(document: Document, intake: Intake, skipped: dict[str, None], seen: _Seen) -> None:
     item = apply_api_defaults(document.data)
     try:
         validate_kubernetes(item)
     except ValidationError as error:
         raise document.located(error) from None
     ref = ref_of(item)
+    _first(document, ref, item, seen)
     intake.kubernetes[ref] = item
     intake.origins[ref] = document.origin()
     for name in _meaningless(item):

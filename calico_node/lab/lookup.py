@@ -22,21 +22,6 @@ class Location:
     netns: str
 
 
-def probe_to_json(probe: Probe) -> dict[str, Any]:
-    return {
-        "from": probe.source,
-        "to": probe.target,
-        "protocol": probe.protocol,
-        "port": probe.port,
-        "type": probe.icmp_type,
-        "code": probe.icmp_code,
-    }
-
-
-def probe_from_json(item: Mapping[str, Any]) -> Probe:
-    return Probe(item["from"], item["to"], item["protocol"], item["port"], item["type"], item["code"])
-
-
 def unknown(name: str, locations: Iterable[str]) -> str:
     """The error for a name that is nobody's, with the nearest that is somebody's."""
     near = difflib.get_close_matches(name, list(locations), 1)
@@ -47,7 +32,7 @@ def resolve(probe: Probe, locations: Mapping[str, Location], services: Mapping[s
     """The prober's request.  Raises ``LabError`` for a name that the lab does not have."""
     source = locations.get(probe.source)
     if source is None:
-        raise LabError(f"probe {probe}: {unknown(probe.source, locations)}")
+        raise LabError(f"{probe.origin or 'probe'}: {probe}: {unknown(probe.source, locations)}")
     request = {
         "netns": source.netns,
         "protocol": probe.protocol,
@@ -63,7 +48,7 @@ def resolve(probe: Probe, locations: Mapping[str, Location], services: Mapping[s
     try:
         address = str(ipaddress.ip_address(probe.target))
     except ValueError:
-        raise LabError(f"probe {probe}: {unknown(probe.target, locations)}") from None
+        raise LabError(f"{probe.origin or 'probe'}: {probe}: {unknown(probe.target, locations)}") from None
     watch = next((location.netns for location in locations.values() if location.place.ip == address), "")
     return {**request, "ip": address, "watch": watch}
 
@@ -72,8 +57,8 @@ def _service_address(probe: Probe, services: Mapping[str, Service]) -> str:
     name = probe.target.removeprefix("service:")
     service = services.get(name)
     if service is None:
-        raise LabError(f"probe {probe}: {unknown(name, services)}")
+        raise LabError(f"{probe.origin or 'probe'}: {probe}: {unknown(name, services)}")
     address = service.address or next((address for _, address in service.hostnames), "")
     if not address:
-        raise LabError(f"probe {probe}: the headless service has no pods")
+        raise LabError(f"{probe.origin or 'probe'}: {probe}: the headless service has no pods")
     return address

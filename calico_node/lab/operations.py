@@ -60,6 +60,7 @@ class Lab:
     children: Children
     _stop: asyncio.Event
     detached: bool = field(default=False, init=False)
+    _settled: bool = field(default=False, init=False)
     spec: lab_spec.LabSpec = field(factory=lab_spec.LabSpec, init=False)
     nodes: dict[str, NodeRunner] = field(factory=dict, init=False)
     pods: dict[str, RunningPod] = field(factory=dict, init=False)
@@ -122,6 +123,7 @@ class Lab:
                 raise LabError(f"the nodes do not become ready: {'; '.join(unready)}")
             self._tasks.append(asyncio.create_task(self._fabric.follow_blocks(self._datastore, self.spec)))
             result = await self._carry_out(wanted, progress, wait=True)
+            self._settled = True
             self.detached = bool(request.get("detach"))
             return {**result, "skipped": wanted.summary, "unready": unready}
 
@@ -360,7 +362,8 @@ class Lab:
                 raise failure
         if failures:
             texts = "; ".join(str(failure) for failure in failures)
-            raise LabError(f"{len(failures)} of {len(new)} pods did not come up (apply again to retry): {texts}")
+            hint = " (apply again to retry)" if self._settled else ""
+            raise LabError(f"{len(failures)} of {len(new)} pods did not come up{hint}: {texts}")
         for key, pod in wanted.items():
             running = self.pods[key]
             running.pod = pod

@@ -33,6 +33,8 @@ class Probe:
     port: int | None = None
     icmp_type: int | None = None
     icmp_code: int | None = None
+    origin: str = field(default="", eq=False)
+    """Where it stands, for error messages."""
 
     @property
     def service(self) -> str:
@@ -43,6 +45,24 @@ class Probe:
 
     def __str__(self) -> str:
         return f"{self.source} -> {self.target} {self.service}"
+
+
+def probe_to_json(probe: Probe) -> dict[str, Any]:
+    """For the way to the supervisor and back."""
+    return {
+        "from": probe.source,
+        "to": probe.target,
+        "protocol": probe.protocol,
+        "port": probe.port,
+        "type": probe.icmp_type,
+        "code": probe.icmp_code,
+        "origin": probe.origin,
+    }
+
+
+def probe_from_json(item: Mapping[str, Any]) -> Probe:
+    """The inverse of ``probe_to_json``."""
+    return Probe(item["from"], item["to"], item["protocol"], item["port"], item["type"], item["code"], item["origin"])
 
 
 @frozen
@@ -106,14 +126,13 @@ class _Item:
     document: Document
     index: int
 
-    def error(self, reason: str, name: str, value: object) -> ValidationError:
+    def origin(self, name: str = "") -> str:
         line = self.document.line_of(f"[{self.index}].{name}" if name else f"[{self.index}]")
+        return f"{self.document.source}, line {line}"
+
+    def error(self, reason: str, name: str, value: object) -> ValidationError:
         return ValidationError(
-            reason,
-            resource=f"item {self.index + 1}",
-            field=name,
-            value=value,
-            origin=f"{self.document.source}, line {line}",
+            reason, resource=f"item {self.index + 1}", field=name, value=value, origin=self.origin(name)
         )
 
 
@@ -161,7 +180,7 @@ def _item(item: _Item, *, answers: bool) -> list[Probe]:
             raise item.error("must be ns/pod, host:NAME or node:NAME", "from", source)
     several = len(sources) > 1 or len(targets) > 1
     return [
-        Probe(source, target, protocol, port, icmp_type, icmp_code)
+        Probe(source, target, protocol, port, icmp_type, icmp_code, f"{item.origin()}: item {item.index + 1}")
         for source in sources
         for target in targets
         if not (several and source == target)

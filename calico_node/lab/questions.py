@@ -13,7 +13,7 @@ from attrs import define
 from calico_node.errors import LabError
 from calico_node.lab import lookup
 from calico_node.lab.control import Answer, Handler, Progress
-from calico_node.lab.probes import Place, Result, default_probes
+from calico_node.lab.probes import Place, Result, default_probes, probe_from_json, probe_to_json
 
 if TYPE_CHECKING:
     from calico_node.lab.operations import Lab
@@ -53,7 +53,7 @@ class Questions:
         """What the default list of probes asks, and the short names of pods that are their workload's only one."""
         unique = {location.place.name: location.place for location in self.places().values()}
         return {
-            "probes": [lookup.probe_to_json(probe) for probe in default_probes(unique.values())],
+            "probes": [probe_to_json(probe) for probe in default_probes(unique.values())],
             "aliases": {key: running.pod.alias for key, running in self._lab.pods.items() if running.pod.alone},
         }
 
@@ -62,7 +62,7 @@ class Questions:
         if not self._lab.responder.running:
             # Everything would look denied.
             raise LabError("the process that answers for the pods has ended (see lab.log); take the lab down")
-        probes = [lookup.probe_from_json(item) for item in request["probes"]]
+        probes = [probe_from_json(item) for item in request["probes"]]
         locations = self.places()
         by_service = {service.key: service for service in self._lab.services}
         requests = [lookup.resolve(probe, locations, by_service) for probe in probes]

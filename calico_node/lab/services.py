@@ -34,9 +34,9 @@ from calico_node.dataplanes.nftables.expressions import (
     Verdict,
 )
 from calico_node.errors import ValidationError
+from calico_node.lab.spec import CLUSTER_NETWORK
 from calico_node.linux.netlink import NETLINK_NETFILTER, NetlinkSocket
 
-CLUSTER_NETWORK = ipaddress.ip_network("10.96.0.0/12")
 DNS_ADDRESS = "10.96.0.10"
 TABLE = "kube-proxy"
 _FAMILY_IP = socket.AF_INET

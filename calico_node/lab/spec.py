@@ -8,8 +8,9 @@
       nodes: [{name: node1, labels: {rack: a}, address: 172.30.0.1/24, asNumber: 64512, listen: [{port: 80}]}]
       hosts: [{name: e1, address: 172.30.0.10/24, listen: [{port: 80, protocol: UDP}]}]
 
-All but the names may be left out.  Addresses that are not given are taken in order from 172.30.0.0/24: nodes from .1,
-hosts from .10 (from the first free one after the nodes when there are more than nine).
+All but the names may be left out.  All machines are on one network: that of the addresses given, else
+172.30.0.0/24.  Addresses that are not given are taken from it in order: nodes from .1, hosts from .10 (from the first
+free one after the nodes when there are more than nine).
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from attrs import evolve, field, frozen
 from calico_node.errors import ValidationError
 
 API_VERSION = "lab.calico-node/v1"
-FABRIC = ipaddress.ip_network("172.30.0.0/24")
+FABRIC = ipaddress.IPv4Network("172.30.0.0/24")
+CLUSTER_NETWORK = ipaddress.IPv4Network("10.96.0.0/12")
+"""Where Services have their addresses."""
 PROTOCOLS = ("TCP", "UDP", "SCTP")
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?\Z")
 
@@ -44,6 +47,8 @@ class LabHost:
     name: str
     address: str = ""
     listen: tuple[Listen, ...] = ()
+    origin: str = field(default="", eq=False, kw_only=True)
+    """Where it is described, for error messages."""
 
     @property
     def ip(self) -> str:
@@ -165,11 +170,13 @@ def parse(data: Mapping[str, Any], origin: str = "") -> LabSpec:
     for index, item in enumerate(spec.items("nodes")):
         fields = ("name", "labels", "address", "asNumber", "listen")
         entry = _Reader(item, f"spec.nodes[{index}]", resource, origin, fields)
-        nodes.append(LabNode(entry.name(), entry.address(), entry.listen(), entry.labels(), entry.as_number()))
+        nodes.append(
+            LabNode(entry.name(), entry.address(), entry.listen(), entry.labels(), entry.as_number(), origin=origin)
+        )
     hosts = []
     for index, item in enumerate(spec.items("hosts")):
         entry = _Reader(item, f"spec.hosts[{index}]", resource, origin, ("name", "address", "listen"))
-        hosts.append(LabHost(entry.name(), entry.address(), entry.listen()))
+        hosts.append(LabHost(entry.name(), entry.address(), entry.listen(), origin=origin))
     result = LabSpec(tuple(nodes), tuple(hosts))
     _refuse_doubles(result, resource, origin)
     return result
@@ -229,19 +236,46 @@ def complete(spec: LabSpec, count: int = 0) -> LabSpec:
         number += 1
         if f"node{number}" not in names:
             nodes.append(LabNode(f"node{number}"))
-    machines: list[LabHost] = [*nodes, *spec.hosts]
-    taken = {machine.ip for machine in machines if machine.address}
+    fabric = _fabric(nodes, spec.hosts)
+    taken = {machine.ip for machine in (*nodes, *spec.hosts) if machine.address}
     # Node N is .N, so that adding a host or a pinned address elsewhere renumbers nothing.
-    named = [evolve(node, address=node.address or _free(taken, 1)) for node in nodes]
+    named = [evolve(node, address=node.address or _free(fabric, taken, 1)) for node in nodes]
     first = max(10, len(named) + 1)
-    hosts = [evolve(host, address=host.address or _free(taken, first)) for host in spec.hosts]
+    hosts = [evolve(host, address=host.address or _free(fabric, taken, first)) for host in spec.hosts]
     return LabSpec(tuple(named), tuple(hosts))
 
 
-def _free(taken: set[str], first: int) -> str:
-    for number in range(first, FABRIC.num_addresses - 1):
-        address = str(FABRIC[number])
+def _fabric(nodes: Sequence[LabNode], hosts: Sequence[LabHost]) -> ipaddress.IPv4Network:
+    """The network that all addresses given are in.  Raises ``ValidationError`` for one that is in another, or is
+    another machine's: two documents may give it."""
+    network: ipaddress.IPv4Network | None = None
+    taken: dict[str, str] = {}
+    for group, machines in (("nodes", nodes), ("hosts", hosts)):
+        for machine in machines:
+            if not machine.address:
+                continue
+            place = f"spec.{group}[{machine.name}].address"
+            own = ipaddress.IPv4Interface(machine.address).network
+            network = network or own
+            reason = ""
+            if own != network:
+                reason = f"is not in {network}, the network of the others: nodes and hosts are on one segment"
+            elif own.overlaps(CLUSTER_NETWORK):
+                reason = f"is in {CLUSTER_NETWORK}, which is for the addresses of Services"
+            elif machine.ip in taken:
+                reason = f"is the address of {taken[machine.ip]} already"
+            if reason:
+                raise ValidationError(
+                    reason, resource="Lab", field=place, value=machine.address, origin=machine.origin
+                )
+            taken[machine.ip] = machine.name
+    return network or FABRIC
+
+
+def _free(fabric: ipaddress.IPv4Network, taken: set[str], first: int) -> str:
+    for number in range(min(first, fabric.num_addresses), fabric.num_addresses - 1):
+        address = str(fabric[number])
         if address not in taken:
             taken.add(address)
-            return f"{address}/{FABRIC.prefixlen}"
-    raise ValidationError(f"no free address is left in {FABRIC}", resource="Lab")
+            return f"{address}/{fabric.prefixlen}"
+    raise ValidationError(f"no free address is left in {fabric}", resource="Lab")

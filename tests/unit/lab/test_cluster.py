@@ -136,3 +136,15 @@ def test_a_service_without_endpoints_adds_nothing_to_the_table() -> None:
 def test_more_pods_than_a_lab_takes_are_refused_before_anything_is_made() -> None:
     with pytest.raises(ValidationError, match=r"Deployment\(default/web\): spec.replicas = 10000: a lab takes 2000"):
         plan(APP.replace("replicas: 4", "replicas: 10000"))
+
+
+@pytest.mark.parametrize(
+    ("annotation", "reason"),
+    [('["10.244.9.9"]', "asks for 10.244.9.9 too"), ("[10.244.9.9", "JSON list"), ('["10.244.9"]', "JSON list")],
+)
+def test_a_pinned_address_is_one_pods_and_an_address(annotation: str, reason: str) -> None:
+    pinned = pod("a").replace("{name: a}", f"{{name: a, annotations: {{{cluster.PINNED}: '{annotation}'}}}}")
+    with pytest.raises(ValidationError, match=reason) as caught:
+        plan(f"{pinned}\n---\n{pinned.replace('name: a', 'name: b')}")
+    assert "app.yaml, document" in str(caught.value)
+    assert caught.value.value == annotation

@@ -6,7 +6,7 @@ import pytest
 
 from calico_node.errors import LabError, ValidationError
 from calico_node.kubernetes import Ref
-from calico_node.lab.intake import Source, read, read_sources
+from calico_node.lab.intake import Source, read, read_sources, refuse_nothing
 
 POD = """
 apiVersion: v1
@@ -138,3 +138,24 @@ def test_folders_are_read_in_order_and_without_their_sub_folders(tmp_path: Path)
 
 def test_expectations_may_lie_beside_the_documents() -> None:
     assert read([Source("expect.yaml", "[{from: a/b, to: c/d, port: 1, allowed: true}]")]).calico == []
+
+
+def test_two_different_documents_of_one_name_are_refused_and_the_same_one_twice_is_not() -> None:
+    with pytest.raises(ValidationError, match=r"document 2, line .*Pod\(default/web\).*another one .* document 1"):
+        read(docs(POD, POD.replace("app: web", "app: other")))
+    policy = calico("kind: GlobalNetworkPolicy\nmetadata: {name: p}\nspec: {selector: all()}")
+    with pytest.raises(ValidationError, match=r"GlobalNetworkPolicy\(p\).*another one"):
+        read(docs(policy, policy.replace("all()", "has(a)")))
+    assert len(read(docs(policy, policy, POD, POD)).calico) == 1
+    kubernetes = (
+        "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: p}, spec: {podSelector: {}}}"
+    )
+    calicos = calico("kind: NetworkPolicy\nmetadata: {name: p, namespace: default}")
+    assert len(read(docs(kubernetes, calicos)).calico) == 1, "Kubernetes' policies have names of their own"
+
+
+def test_files_without_any_document_are_refused() -> None:
+    refuse_nothing([], read([]))
+    refuse_nothing(docs(POD), read(docs(POD)))
+    with pytest.raises(LabError, match=r"app\.yaml: no documents"):
+        refuse_nothing(docs(""), read(docs("")))

@@ -92,3 +92,30 @@ def test_a_later_document_replaces_a_node_of_the_same_name() -> None:
     first, second = parse(lab(nodes=[{"name": "a"}, {"name": "b"}])), parse(lab(nodes=[{"name": "a", "asNumber": 1}]))
     merged = merge([first, second])
     assert [(node.name, node.as_number) for node in merged.nodes] == [("a", 1), ("b", None)]
+
+
+def test_all_machines_are_on_the_network_of_the_addresses_given() -> None:
+    spec = complete(parse(lab(nodes=[{"name": "a"}, {"name": "b", "address": "10.9.0.1/28"}], hosts=[{"name": "h"}])))
+    assert [machine.address for machine in (*spec.nodes, *spec.hosts)] == [
+        "10.9.0.2/28",
+        "10.9.0.1/28",
+        "10.9.0.10/28",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("10.9.0.1/24", "is not in 172.30.0.0/24"),
+        ("172.30.0.9/16", "is not in 172.30.0.0/24"),
+        ("172.30.0.1/24", "is the address of a already"),
+    ],
+)
+def test_a_host_that_no_node_can_reach_is_refused_with_its_place(address: str, reason: str) -> None:
+    nodes = parse(lab(nodes=[{"name": "a", "address": "172.30.0.1/24"}]), "nodes.yaml, document 1")
+    hosts = parse(lab(hosts=[{"name": "h", "address": address}]), "hosts.yaml, document 1")
+    with pytest.raises(ValidationError, match=reason) as caught:
+        complete(merge([nodes, hosts]))
+    assert str(caught.value).startswith(f"hosts.yaml, document 1: Lab: spec.hosts[h].address = '{address}'")
+    with pytest.raises(ValidationError, match="addresses of Services"):
+        complete(parse(lab(nodes=[{"name": "a", "address": "10.100.0.1/24"}])))
