@@ -355,6 +355,22 @@ class KernelView:
     addresses: tuple[ConnectedPrefix, ...]
 
 
+@frozen
+class RouteOwnership:
+    """What Felix may clean away, besides the routes it wants: see ``RouteSink.configure``.
+
+    ``workload_prefixes`` begin the names of workload interfaces (InterfacePrefix); ``protocol`` is the rtm_protocol
+    that nobody else uses; on workload interfaces everything is Felix's with ``remove_external``
+    (RemoveExternalRoutes), otherwise only ``protocol``, 80 and 3.  ``refresh_interval`` seconds pass between full
+    reads of the table (RouteRefreshInterval), 0 for none.
+    """
+
+    workload_prefixes: tuple[str, ...] = ("cali",)
+    protocol: int = 80
+    remove_external: bool = True
+    refresh_interval: float = 90.0
+
+
 class RouteSink(Protocol):
     """The one reconciler of the kernel's main routing table.
 
@@ -363,6 +379,12 @@ class RouteSink(Protocol):
 
     async def set_routes(self, owner: str, add: Sequence[Route], remove: Sequence[str] = ()) -> None:
         """Add or replace ``owner``'s desired routes by destination, and drop the destinations in ``remove``."""
+
+    def configure(self, ownership: RouteOwnership) -> None:
+        """Felix's configuration, before its ``prune`` and whenever it changes."""
+
+    def refused(self, owner: str) -> Mapping[str, str]:
+        """Destinations of ``owner`` that are not in force (they are retried), and why."""
 
     async def adopt(self, owner: str) -> None:
         """``owner`` starts (again): forget what it wanted; its routes stay until it calls ``prune``."""

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
 
-from calico_node.dataplanes.contract import ConnectedPrefix, KernelView, PodInterface, Route, RouteType
+from calico_node.dataplanes.contract import (
+    ConnectedPrefix,
+    KernelView,
+    PodInterface,
+    Route,
+    RouteOwnership,
+    RouteType,
+)
 from calico_node.linux import pods
 from calico_node.linux.reconciler import RouteReconciler
 from calico_node.linux.route_plan import TYPE_NAMES, Ownership
@@ -40,6 +47,7 @@ class LinuxRouteSink:
     def __init__(self, *, ownership: Ownership | None = None, netns: int | str | None = None) -> None:
         self._reconciler: RouteReconciler[Route] = RouteReconciler(_render, ownership=ownership, netns=netns)
         self._task: asyncio.Task[None] | None = None
+        self._configured = RouteOwnership()
 
     async def __aenter__(self) -> LinuxRouteSink:
         self._task = asyncio.create_task(self._reconciler.run(), name="route reconciler")
@@ -58,6 +66,19 @@ class LinuxRouteSink:
         destination that is no CIDR."""
         await self._reconciler.set_routes(owner, add, remove)
 
+    def configure(self, ownership: RouteOwnership) -> None:
+        """See ``RouteSink``."""
+        if ownership != self._configured:
+            self._configured = ownership
+            self._reconciler.configure(
+                Ownership(
+                    workload_prefixes=ownership.workload_prefixes,
+                    felix_protocol=ownership.protocol,
+                    remove_external=ownership.remove_external,
+                ),
+                refresh_interval=ownership.refresh_interval,
+            )
+
     async def adopt(self, owner: str) -> None:
         """For an owner that starts again within one process (a component that failed): what it wanted before is
         forgotten, as if the process had started anew; the routes stay until it calls ``prune``."""
@@ -67,10 +88,9 @@ class LinuxRouteSink:
         """See ``RouteSink``; returns when the routes that could go at once are gone."""
         await self._reconciler.prune(owner)
 
-    @property
-    def failures(self) -> dict[str, str]:
-        """Desired destinations that are not in force, and why."""
-        return self._reconciler.table.failures
+    def refused(self, owner: str) -> Mapping[str, str]:
+        """See ``RouteSink``."""
+        return self._reconciler.table.failures_of(owner)
 
     async def watch(self) -> AsyncIterator[KernelView]:
         """See ``RouteSink``.  At most 50 views a second."""

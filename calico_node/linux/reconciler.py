@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import math
 import socket
 import struct
 import time
@@ -47,7 +48,7 @@ log = logging.getLogger(__name__)
 R = TypeVar("R")
 
 RESYNC_INTERVAL = 90.0
-"""Seconds between full reads of the tables (FelixConfiguration routeRefreshInterval)."""
+"""Seconds between full reads of the tables, until ``configure`` says otherwise."""
 SLICE = 500
 """Prefixes planned and written in one turn of the loop."""
 RESYNC_DELAY = 0.2
@@ -77,6 +78,7 @@ class RouteReconciler(Generic[R]):
         self._address_version = 0
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
+        self._refresh_interval = RESYNC_INTERVAL
         self._resync_at = 0.0
         self._waiters: list[tuple[str, asyncio.Future[None]]] = []
         self._ready = asyncio.Event()
@@ -96,6 +98,13 @@ class RouteReconciler(Generic[R]):
             self._wake.set()
             await asyncio.sleep(0)
         await self._flushed(owner)
+
+    def configure(self, ownership: Ownership, *, refresh_interval: float) -> None:
+        """Who owns what from now on, and the seconds between full reads of the tables (0: none)."""
+        self.table.set_ownership(ownership)
+        self._refresh_interval = refresh_interval or math.inf
+        self._resync_at = min(self._resync_at, time.monotonic() + self._refresh_interval)
+        self._wake.set()
 
     async def adopt(self, owner: str) -> None:
         """``owner`` starts anew: what it wanted before is forgotten, and stays in the kernel until ``prune``."""
@@ -204,7 +213,7 @@ class RouteReconciler(Generic[R]):
             self._announce()
             due = min(self._resync_at, self.table.next_due() or self._resync_at)
             try:
-                async with asyncio.timeout(max(0.0, due - time.monotonic())):
+                async with asyncio.timeout(None if due == math.inf else max(0.0, due - time.monotonic())):
                     await self._wake.wait()
             except TimeoutError:
                 pass
@@ -253,7 +262,7 @@ class RouteReconciler(Generic[R]):
 
     async def _resync(self, sock: NetlinkSocket) -> None:
         """Read links, addresses and both tables; what differs from what is held becomes work."""
-        self._resync_at = time.monotonic() + RESYNC_INTERVAL
+        self._resync_at = time.monotonic() + self._refresh_interval
         links = [read_link(payload) for payload in await sock.dump(get_links(), "read interfaces")]
         self._links = {link.ifindex: link for link in links}
         self.table.set_links(links)

@@ -54,9 +54,9 @@ class WantedRoute(Protocol):
 class Ownership:
     """Which routes of the main table are whose (Felix's rules for cleaning up, BIRD's protocol number).
 
-    Felix owns ``felix_protocol`` (80) anywhere, every route on workload interfaces (only protocols 3 and 80 there
-    with ``remove_external`` off, FelixConfiguration removeExternalRoutes), and every route on its own tunnel
-    devices.  BGP owns protocol 12.  IPv6 link-local and multicast prefixes are nobody's.
+    Felix owns ``felix_protocol`` (80) anywhere, every route on workload interfaces (only ``felix_protocol``, 3 and
+    80 there with ``remove_external`` off, FelixConfiguration removeExternalRoutes), and every route on its own
+    tunnel devices.  BGP owns protocol 12.  IPv6 link-local and multicast prefixes are nobody's.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Ownership:
             or (
                 devices
                 and all(self.is_workload(device) for device in devices)
-                and (self._remove_external or path.protocol in (RTPROT_BOOT, RTPROT_CALICO))
+                and (self._remove_external or path.protocol in (RTPROT_BOOT, RTPROT_CALICO, self._felix_protocol))
             )
         ):
             found = (FELIX,)

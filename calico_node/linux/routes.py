@@ -169,6 +169,12 @@ class RouteTable(Generic[R]):
         for prefix in self._present:
             self._dirty[owner].add(prefix)
 
+    def set_ownership(self, ownership: Ownership) -> None:
+        """Other routes may be whose they were not: everything present is looked at again."""
+        self.ownership = ownership
+        for prefix in self._present:
+            self._dirty[""].add(prefix)
+
     def _address_moved(self, prefix: bytes) -> None:
         if prefix[0] == (len(prefix) - 1) * 8:
             self._stale_addresses.add(prefix[1:])
@@ -505,10 +511,14 @@ class RouteTable(Generic[R]):
             return None
         return len(new), unpack_prefix(new[0]), self._failed[new[0]].reason
 
-    @property
-    def failures(self) -> dict[str, str]:
-        """Destinations that could not be brought in force, and why."""
-        return {unpack_prefix(prefix): failure.reason for prefix, failure in self._failed.items()}
+    def failures_of(self, owner: str) -> dict[str, str]:
+        """Destinations where what ``owner`` says could not be brought in force, and why."""
+        found = {}
+        for prefix, failure in self._failed.items():
+            winner = self.winner(prefix)
+            if winner[0] == owner if winner is not None else owner in self._released.get(prefix, ()):
+                found[unpack_prefix(prefix)] = failure.reason
+        return found
 
     def wanted_by(self, owner: str, prefix: bytes) -> bool:
         return prefix in self._desired[owner]

@@ -294,7 +294,9 @@ class _Run:
         """What changes with Felix's parameters outside the dataplane."""
         values = self._graph.config.values
         self._configured = self._graph.config
-        self._routes.set_settings(RouteSettings.parse(values))
+        routes = RouteSettings.parse(values)
+        self._routes.set_settings(routes)
+        self._context.route_sink.configure(routes.ownership(values))
         try:
             prepare_kernel(ip_forwarding=values["IPForwarding"] == "Enabled")
             self._kernel_fault = ""
@@ -361,8 +363,12 @@ class _Run:
 
     def _report(self) -> None:
         rejected = {**self._stored_faults, **self._graph.faults, **self._dataplane_faults, **self._endpoints.faults}
-        metrics.REJECTED.set(len(rejected))
         reasons = [*self._graph.unreachable]
+        for dst, reason in self._context.route_sink.refused("felix").items():
+            rejected[f"route to {dst}"] = reason
+            if self._routes.is_block(dst):
+                reasons.append(f"route to {dst}: {reason}")
+        metrics.REJECTED.set(len(rejected))
         if self._kernel_fault:
             reasons.append(self._kernel_fault)
         ready = not reasons

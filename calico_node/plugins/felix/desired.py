@@ -6,12 +6,20 @@ from collections.abc import Mapping
 
 from attrs import frozen
 
-from calico_node.dataplanes.contract import Route, RouteType, WorkloadEndpointID, WorkloadEndpointUpdate
+from calico_node.dataplanes.contract import (
+    Route,
+    RouteOwnership,
+    RouteType,
+    WorkloadEndpointID,
+    WorkloadEndpointUpdate,
+)
 from calico_node.plugins.felix.calc.routes import BlockRoute
 
 CALICO_PROTOCOL = 80
 """The rtm_protocol of routes to blocks, unless DeviceRouteProtocol is changed from its default."""
 BOOT_PROTOCOL = 3
+_SHARED_PROTOCOLS = frozenset((0, 1, 2, BOOT_PROTOCOL, 4, 12))
+"""Others use these too (the kernel, boot scripts, the administrator, BGP): what carries them proves nothing."""
 
 
 @frozen
@@ -40,7 +48,16 @@ class RouteSettings:
 
     @property
     def block_protocol(self) -> int:
-        return CALICO_PROTOCOL if self.protocol == BOOT_PROTOCOL else self.protocol
+        return CALICO_PROTOCOL if self.protocol in _SHARED_PROTOCOLS else self.protocol
+
+    def ownership(self, values: Mapping[str, str]) -> RouteOwnership:
+        """What the route sink may clean away with these settings and Felix's other parameters."""
+        return RouteOwnership(
+            workload_prefixes=tuple(part for part in values["InterfacePrefix"].split(",") if part),
+            protocol=self.block_protocol,
+            remove_external=values["RemoveExternalRoutes"] == "true",
+            refresh_interval=float(values["RouteRefreshInterval"]),
+        )
 
 
 class DesiredRoutes:
@@ -85,6 +102,10 @@ class DesiredRoutes:
             else:
                 self._blocks[dst] = route
             self._dirty[dst] = None
+
+    def is_block(self, dst: str) -> bool:
+        """Whether many addresses hang on the route to ``dst``."""
+        return dst in self._blocks and dst not in self._claims
 
     def take(self) -> tuple[list[Route], list[str]]:
         """(routes to add or replace, destinations to remove) since the last call."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from calico_node.dataplanes.contract import KernelView, Route, RouteType
+import pytest
+
+from calico_node.dataplanes.contract import KernelView, Route, RouteOwnership, RouteType
 from calico_node.dataplanes.linux_adapters import LinuxRouteSink
+from calico_node.linux.reconciler import RouteReconciler
 from tests.kernel.linux.helpers import eventually, ip
 
 Test = Callable[[LinuxRouteSink], Coroutine[Any, Any, None]]
@@ -42,7 +46,8 @@ def test_routes_of_every_kind_are_set_and_removed(netns: int) -> None:
         await sink.set_routes("bgp", routes)
         await sink.set_routes("felix", [workload("10.65.0.1/32"), workload("fd00::1/128")])
         await sink.set_routes("felix", [Route("10.65.0.0/26", RouteType.BLACKHOLE, protocol=80)])
-        assert sink.failures == {}
+        assert sink.refused("bgp") == {}
+        assert sink.refused("felix") == {}
         text = " ".join(ip(netns, "route").split())
         for part in (
             "10.1.0.0/26 via 10.0.0.2 dev eth0 proto bird metric 1024",
@@ -73,7 +78,7 @@ def test_an_ipv6_route_of_several_gateways_is_set_changed_and_kept(netns: int) -
             await asyncio.sleep(0.3)
             text = ip(netns, "-6 route show proto bird")
             assert {word for word in text.split() if word.startswith("fd99::")} == set(gateways)
-        assert sink.failures == {}
+        assert sink.refused("bgp") == {}
         await sink.set_routes("bgp", [], ["fd10::/64"])
         assert ip(netns, "-6 route show proto bird") == ""
 
@@ -160,10 +165,54 @@ def test_routes_follow_their_interface(netns: int) -> None:
 def test_a_route_without_a_way_waits_for_it(netns: int) -> None:
     async def body(sink: LinuxRouteSink) -> None:
         await sink.set_routes("bgp", [Route("10.7.0.0/26", gateways=("10.8.0.1",), protocol=12, metric=1024)])
-        assert "unreachable" in sink.failures["10.7.0.0/26"].lower()
+        assert "unreachable" in sink.refused("bgp")["10.7.0.0/26"].lower()
         ip(netns, "addr add 10.8.0.2/24 dev eth0")
         await eventually(lambda: "10.7.0.0/26 via 10.8.0.1" in ip(netns, "route"))
-        await eventually(lambda: sink.failures == {})
+        await eventually(lambda: sink.refused("bgp") == {})
+
+    with_sink(netns, body)
+
+
+def test_whose_routes_are_can_change(netns: int) -> None:
+    ip(netns, "link add tap1 type veth peer name pod9;link set tap1 up;link set pod9 up")
+
+    async def body(sink: LinuxRouteSink) -> None:
+        await sink.set_routes("felix", [Route("10.65.0.7/32", device="tap1", scope_link=True)])
+        await sink.prune("felix")
+        ip(netns, "route add 10.9.0.0/24 dev tap1 proto 77;route add 10.9.1.0/24 dev eth0 proto 77")
+        await asyncio.sleep(0.3)
+        assert "10.9.0.0/24" in ip(netns, "route")
+        sink.configure(RouteOwnership(workload_prefixes=("tap",)))
+        await eventually(lambda: "10.9.0.0/24" not in ip(netns, "route"))
+        assert "10.9.1.0/24" in ip(netns, "route")
+        sink.configure(RouteOwnership(workload_prefixes=("tap",), protocol=77, remove_external=False))
+        await eventually(lambda: "10.9.1.0/24" not in ip(netns, "route"))
+        ip(netns, "route add 10.9.2.0/24 dev tap1 proto 78")
+        await asyncio.sleep(0.3)
+        assert "10.9.2.0/24" in ip(netns, "route")
+        assert "10.65.0.7" in ip(netns, "route")
+
+    with_sink(netns, body)
+
+
+def test_the_tables_are_read_as_often_as_asked(netns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[float] = []
+    read = RouteReconciler._resync
+
+    async def counted(self: Any, sock: Any) -> None:
+        reads.append(time.monotonic())
+        await read(self, sock)
+
+    monkeypatch.setattr(RouteReconciler, "_resync", counted)
+
+    async def body(sink: LinuxRouteSink) -> None:
+        sink.configure(RouteOwnership(refresh_interval=0.05))
+        await eventually(lambda: len(reads) > 3)
+        sink.configure(RouteOwnership(refresh_interval=0.0))
+        await asyncio.sleep(0.1)
+        before = len(reads)
+        await asyncio.sleep(0.3)
+        assert len(reads) <= before + 1
 
     with_sink(netns, body)
 
@@ -172,11 +221,11 @@ def test_routes_that_make_no_sense_are_named_and_the_others_set(netns: int) -> N
     async def body(sink: LinuxRouteSink) -> None:
         bad = [learned("10.1.0.0/26", "gateway"), Route("10.2.0.0/26", device="eth0", protocol=12, metric=2**40)]
         await sink.set_routes("bgp", [*bad, learned("10.3.0.0/26")])
-        assert set(sink.failures) == {"10.1.0.0/26", "10.2.0.0/26"}
-        assert "'gateway' is not an IP address" in sink.failures["10.1.0.0/26"]
+        assert set(sink.refused("bgp")) == {"10.1.0.0/26", "10.2.0.0/26"}
+        assert "'gateway' is not an IP address" in sink.refused("bgp")["10.1.0.0/26"]
         assert "10.3.0.0/26" in ip(netns, "route")
         await sink.set_routes("bgp", [], [route.dst for route in bad])
-        assert sink.failures == {}
+        assert sink.refused("bgp") == {}
 
     with_sink(netns, body)
 

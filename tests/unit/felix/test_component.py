@@ -19,6 +19,7 @@ from calico_node.dataplanes.contract import (
     ObjectState,
     ObjectStatus,
     Route,
+    RouteOwnership,
     RouteType,
     WorkloadEndpointUpdate,
 )
@@ -53,6 +54,14 @@ class Sink:
         self.routes: dict[str, Route] = {}
         self.adopted: dict[str, Route] = {}
         self.pruned: list[str] = []
+        self.ownership = RouteOwnership()
+        self.refusals: dict[str, str] = {}
+
+    def configure(self, ownership: RouteOwnership) -> None:
+        self.ownership = ownership
+
+    def refused(self, owner: str) -> dict[str, str]:
+        return self.refusals
 
     async def adopt(self, owner: str) -> None:
         self.adopted, self.routes = {**self.adopted, **self.routes}, {}
@@ -405,3 +414,30 @@ async def test_a_failing_hook_costs_nothing(tmp_path: Path, monkeypatch: pytest.
         one.hooks.endpoint_status = fail  # type: ignore[method-assign]
         await one.reached(await one.apply(READY, TIER, NODE, pod("web", "10.0.0.1", "cali1", "web")))
         assert "10.0.0.1/32" in one.sink.routes
+
+
+async def test_the_route_sink_is_told_whose_the_routes_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with world(tmp_path, monkeypatch) as one:
+        await one.reached(await one.apply(READY, TIER, NODE))
+        assert one.sink.ownership == RouteOwnership()
+        spec = {"removeExternalRoutes": False, "deviceRouteProtocol": 77, "routeRefreshInterval": "1m30s500ms"}
+        await one.reached(
+            await one.apply(document("FelixConfiguration", "default", **spec, interfacePrefix="tap,cali"))
+        )
+        assert one.sink.ownership == RouteOwnership(("tap", "cali"), 77, False, 90.5)
+        await one.reached(await one.apply(document("FelixConfiguration", "default", deviceRouteProtocol=4)))
+        assert one.sink.ownership.protocol == 80, "what the administrator's routes carry is not ours alone"
+
+
+async def test_refused_routes_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with world(tmp_path, monkeypatch, "cali1") as one:
+        one.sink.refusals = {"10.0.0.1/32": "Invalid argument"}
+        await one.reached(await one.apply(READY, TIER, NODE, pod("web", "10.0.0.1", "cali1", "web")))
+        assert one.felix().rejected == {"route to 10.0.0.1/32": "Invalid argument"}
+        assert one.felix().ready
+        pool = document("IPPool", "p", cidr="10.0.0.0/16", vxlanMode="CrossSubnet", blockSize=26)
+        await one.apply(pool, document("Node", "near", bgp={"ipv4Address": "172.30.0.2/24"}))
+        one.sink.refusals = {"10.0.2.0/26": "Network is unreachable"}
+        await one.reached(await put_block(one, "10.0.2.0-26", "near"))
+        assert not one.felix().ready
+        assert "route to 10.0.2.0/26: Network is unreachable" in one.felix().reason

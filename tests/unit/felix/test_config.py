@@ -83,6 +83,42 @@ def test_what_is_not_built_is_said() -> None:
     assert "BPFEnabled" not in faults
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ServiceLoopPrevention", "Reject"),
+        ("interfaceexclude", "docker0"),
+        ("FailsafeInboundHostPorts", "none"),
+        ("VXLANMTU", "1400"),
+        ("NftablesMangleAllowAction", "Return"),
+    ],
+)
+def test_what_is_read_and_not_enforced_is_said_when_somebody_asks_for_it(name: str, value: str) -> None:
+    for config in (resolved({"FELIX_" + name.upper(): value}), resolved(cluster={name: value})):
+        (fault,) = config.faults.values()
+        assert "not enforced" in fault
+        assert value in fault
+    assert resolved(cluster={"ServiceLoopPrevention": "Disabled", "VXLANVNI": "4096"}).faults == {}
+
+
+def test_what_only_the_environment_decides_is_said_when_it_stands_elsewhere() -> None:
+    faults = resolved(cluster={"HealthPort": "9999", "LogSeverityScreen": "Info"}).faults
+    assert list(faults) == ["HealthPort"]
+    assert "FELIX_HEALTHPORT" in faults["HealthPort"]
+    assert resolved({"FELIX_HEALTHPORT": "9999"}, cluster={"HealthPort": "9999"}).faults == {}
+
+
+def test_what_node_start_up_and_calico_write_by_themselves_is_no_fault() -> None:
+    written = {
+        "ReportingIntervalSecs": "0",
+        "LogSeverityScreen": "Info",
+        "FloatingIPs": "Disabled",
+        "BPFEnabled": "false",
+    }
+    assert resolved(cluster=written).faults == {}
+    assert resolved().faults == {}
+
+
 def test_file_sections_mean_nothing() -> None:
     assert from_file("a=1\n[x]\nB = 2\n[y]\nB = 3\n") == {"a": "1", "B": "3"}
     with pytest.raises(SettingsError):

@@ -171,12 +171,12 @@ def test_bgp_does_not_replace_an_alien_route_and_retries() -> None:
     kernel.table.want(BGP, [learned("10.9.0.0/24")])
     kernel.settle()
     assert kernel.log == []
-    assert "protocol 4" in kernel.table.failures["10.9.0.0/24"]
+    assert "protocol 4" in kernel.table.failures_of(BGP)["10.9.0.0/24"]
     prefix = pack_prefix("10.9.0.0/24")
     kernel.table.route_changed(prefix, kernel.routes.pop((prefix, 1024)), removed=True, replaced=False)
     kernel.settle()
     assert kernel.has("10.9.0.0/24") == [(12, 1024)]
-    assert kernel.table.failures == {}
+    assert kernel.table.failures_of(BGP) == {}
 
 
 def test_felix_replaces_an_alien_route_of_its_metric() -> None:
@@ -194,7 +194,7 @@ def test_a_refused_route_is_tried_again_later_and_keeps_the_old_way() -> None:
     kernel.table.want(BGP, [learned("10.1.0.0/26", "172.31.0.1", metric=512)])
     kernel.settle()
     assert kernel.has("10.1.0.0/26") == [(12, 1024)]
-    assert "unreachable" in kernel.table.failures["10.1.0.0/26"]
+    assert "unreachable" in kernel.table.failures_of(BGP)["10.1.0.0/26"]
     kernel.refuse.clear()
     kernel.now = kernel.table.next_due() or 0
     kernel.settle()

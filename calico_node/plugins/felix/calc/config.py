@@ -188,12 +188,63 @@ NOT_BUILT: Mapping[str, str] = {
     "NFTablesFlowTableOffload": "All",
     "EndpointReportingEnabled": "true",
     "RouteSource": "WorkloadIPs",
-    "RemoveExternalRoutes": "false",
     "FlowLogsLocalReporter": "Enabled",
+    "IpInIpEnabled": "true",
+    "VXLANEnabled": "true",
+    "SidecarAccelerationEnabled": "true",
+    "UseInternalDataplaneDriver": "false",
+    "RequireMTUFile": "true",
 }
 """Parameters that ask for something which is not built when they have this value."""
 
 _NOT_BUILT_WHEN_SET = ("PolicySyncPathPrefix", "FlowLogsGoldmaneServer")
+
+_NOT_ENFORCED: Mapping[str, tuple[str, ...]] = {
+    "DataplaneWatchdogTimeout": ("90",),
+    "FailsafeInboundHostPorts": (),
+    "FailsafeOutboundHostPorts": (),
+    "HealthTimeoutOverrides": (),
+    "InterfaceExclude": (),
+    "InterfaceRefreshInterval": ("90",),
+    "IpInIpMtu": ("0",),
+    "IPv4ElevatedRoutePriority": ("512",),
+    "IPv6ElevatedRoutePriority": ("512",),
+    "LiveMigrationRouteConvergenceTime": ("30",),
+    "LogFilePath": ("none",),
+    "LogSeverityFile": (),
+    "LogSeveritySys": (),
+    "MetadataAddr": ("127.0.0.1", "none"),
+    "MetadataPort": ("8775",),
+    "MTUIfacePattern": (),
+    "NetlinkTimeoutSecs": ("10",),
+    "NFTablesFlowTableDataIfacePattern": (),
+    "NftablesMangleAllowAction": ("accept",),
+    "OpenstackRegion": (),
+    "PrometheusMetricsCAFile": (),
+    "PrometheusMetricsCertFile": (),
+    "PrometheusMetricsClientAuth": ("noclientcert",),
+    "PrometheusMetricsKeyFile": (),
+    "ReportingIntervalSecs": ("0",),
+    "RouteTableRange": (),
+    "RouteTableRanges": (),
+    "ServiceLoopPrevention": ("disabled",),
+    "VXLANMTU": ("0",),
+    "VXLANMTUV6": ("0",),
+    "VXLANVNI": ("4096",),
+}
+"""Parameters that change nothing here, and the values (in lower case) that ask for nothing else than what is done.
+Those of the iptables, eBPF, WireGuard and Windows dataplanes mean something only where these are chosen."""
+
+_START_ONLY: Mapping[str, tuple[str, ...]] = {
+    "HealthEnabled": ("true",),
+    "HealthHost": ("localhost",),
+    "HealthPort": ("9099",),
+    "LogSeverityScreen": ("info",),
+    "PrometheusMetricsEnabled": ("false",),
+    "PrometheusMetricsHost": (),
+    "PrometheusMetricsPort": ("9091",),
+}
+"""Parameters of the process as a whole: read from the environment before the datastore is known, and only there."""
 
 ENVIRONMENT, FILE, HOST, SELECTOR, GLOBAL = "environment", "configuration file", "per-host", "per-selector", "global"
 
@@ -266,6 +317,7 @@ class ConfigBatcher:
                 if fault:
                     faults[name] = f"{text!r} ({source}): {fault}; the default is used"
         faults.update(_not_built(merged))
+        faults.update(_not_enforced([*sources, *reversed(self._local)]))
         return Resolved(merged, faults)
 
 
@@ -292,7 +344,7 @@ def _accepts(parameter: Parameter, text: str) -> bool:
     return parameter.name not in ("IptablesNATOutgoingInterfaceFilter", "InterfacePrefix")
 
 
-_SPELLINGS = {name.lower(): name for name in (*_NOT_BUILT_WHEN_SET, *NOT_BUILT)} | {
+_SPELLINGS = {name.lower(): name for name in (*_NOT_BUILT_WHEN_SET, *NOT_BUILT, *_NOT_ENFORCED, *_START_ONLY)} | {
     parameter.name.lower(): parameter.name for parameter in PARAMETERS
 }
 
@@ -308,3 +360,15 @@ def _not_built(merged: Mapping[str, str]) -> Iterable[tuple[str, str]]:
     for name in _NOT_BUILT_WHEN_SET:
         if merged.get(name, "").lower() not in ("", "none"):
             yield name, f"{merged[name]!r} asks for something that is not built"
+
+
+def _not_enforced(sources: Iterable[tuple[str, Mapping[str, str]]]) -> Iterable[tuple[str, str]]:
+    """What somebody set, and nobody follows.  A default is not something that was asked for."""
+    asked: dict[str, tuple[str, str]] = {}
+    for source, values in sources:
+        asked.update((name, (source, text)) for name, text in values.items() if text)
+    for name, (source, text) in asked.items():
+        if name in _NOT_ENFORCED and text.lower() not in _NOT_ENFORCED[name]:
+            yield name, f"{text!r} ({source}): this parameter is not enforced"
+        elif name in _START_ONLY and source != ENVIRONMENT and text.lower() not in _START_ONLY[name]:
+            yield name, f"{text!r} ({source}): only the environment's FELIX_{name.upper()} is followed"
