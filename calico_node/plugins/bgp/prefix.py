@@ -34,6 +34,25 @@ class Prefix(NamedTuple):
         return self.length == BITS[self.version]
 
 
+_NOT_ROUTABLE = ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3", "::/128", "::1/128", "fe80::/10", "ff00::/8")
+
+
+@lru_cache(maxsize=65536)
+def is_routable(prefix: Prefix) -> bool:
+    """Whether a peer may announce ``prefix`` at all: the default route, or unicast beyond one host or link.
+
+    BIRD ignores the rest as bogus routes.
+    """
+    if not prefix.length:
+        return True
+    return not any(prefix.within(outer) for outer in _not_routable())
+
+
+@lru_cache(maxsize=1)
+def _not_routable() -> tuple[Prefix, ...]:
+    return tuple(map(parse_prefix, _NOT_ROUTABLE))
+
+
 def mask(version: int, value: int, length: int) -> Prefix:
     """The prefix of ``length`` that holds address number ``value``."""
     shift = BITS[version] - length

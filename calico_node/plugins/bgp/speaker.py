@@ -38,7 +38,7 @@ from calico_node.plugins.bgp.policy import (
     add_communities,
     import_route,
 )
-from calico_node.plugins.bgp.prefix import Prefix, address_to_number, parse_prefix
+from calico_node.plugins.bgp.prefix import Prefix, address_to_number, is_routable, parse_prefix
 from calico_node.plugins.bgp.rib import PREFERENCE, Origin, Path, PathKey, Table
 from calico_node.plugins.bgp.session import (
     Close,
@@ -421,7 +421,9 @@ class Speaker:
             for nlri in update.announced:
                 self._withdraw(peer, nlri)
             return
-        routes = [nlri for nlri in update.announced if nlri.prefix.version == self.version]
+        routes = [
+            nlri for nlri in update.announced if nlri.prefix.version == self.version and is_routable(nlri.prefix)
+        ]
         entry = (attributes, peer.generation)
         for nlri in routes:
             peer.received[nlri] = entry

@@ -58,6 +58,18 @@ def test_blocks_come_and_go() -> None:
     assert notifications(a) == notifications(b) == []
 
 
+def test_what_is_no_unicast_beyond_this_host_is_not_taken_from_a_peer() -> None:
+    network = Network()
+    a, b = pair(network)
+    network.run(10)
+    bogus = ("127.0.0.0/8", "127.0.0.1/32", "224.0.0.0/4", "240.0.0.0/4", "255.255.255.255/32", "0.0.0.0/8")
+    give_blocks(b, network.now, BLOCK_C, "0.0.0.0/0", *bogus)
+    network.settle(b)
+    network.run(1)
+    assert set(a.routes) == {BLOCK_A, BLOCK_C, "0.0.0.0/0"}
+    assert a.state(B) == "Established"
+
+
 def test_only_one_of_a_mesh_pair_connects() -> None:
     network = Network()
     a, b = pair(network)
