@@ -420,11 +420,11 @@ async def test_the_route_sink_is_told_whose_the_routes_are(tmp_path: Path, monke
     async with world(tmp_path, monkeypatch) as one:
         await one.reached(await one.apply(READY, TIER, NODE))
         assert one.sink.ownership == RouteOwnership()
-        spec = {"removeExternalRoutes": False, "deviceRouteProtocol": 77, "routeRefreshInterval": "1m30s500ms"}
+        spec = {"removeExternalRoutes": False, "deviceRouteProtocol": 77, "routeRefreshInterval": "45s"}
         await one.reached(
             await one.apply(document("FelixConfiguration", "default", **spec, interfacePrefix="tap,cali"))
         )
-        assert one.sink.ownership == RouteOwnership(("tap", "cali"), 77, False, 90.5)
+        assert one.sink.ownership == RouteOwnership(("tap", "cali"), 77, False, 45.0)
         await one.reached(await one.apply(document("FelixConfiguration", "default", deviceRouteProtocol=4)))
         assert one.sink.ownership.protocol == 80, "what the administrator's routes carry is not ours alone"
 
