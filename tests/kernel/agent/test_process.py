@@ -63,11 +63,11 @@ def start(tmp_path: Path) -> Iterator[Start]:
         process.wait()
 
 
-def fetch(path: str) -> tuple[int, str]:
-    """The health listener's answer from inside the namespace: status code and body; (0, "") when nothing answers."""
+def fetch(path: str, port: int = 9099) -> tuple[int, str]:
+    """A listener's answer from inside the namespace: status code and body; (0, "") when nothing answers."""
     script = (
         "import sys, urllib.request as u, urllib.error as e\n"
-        "try: a = u.urlopen('http://localhost:9099' + sys.argv[1], timeout=3)\n"
+        f"try: a = u.urlopen('http://localhost:{port}' + sys.argv[1], timeout=3)\n"
         "except e.HTTPError as error: a = error\n"
         "except OSError: print(0); raise SystemExit\n"
         "print(a.status); print(a.read().decode())"
@@ -198,3 +198,23 @@ def test_it_leaves_the_resources_that_calico_nodes_start_with(start: Start, tmp_
     assert stored(tmp_path, "felixconfiguration", "default")["logSeverityScreen"] == "Info"
     assert stored(tmp_path, "felixconfiguration", "node.agent1")["defaultEndpointToHostAction"] == "Return"
     assert stored(tmp_path, "ipamconfiguration", "default")["autoAllocateBlocks"] is True
+
+
+def test_prometheus_has_a_listener_of_its_own_where_it_is_asked_for(start: Start) -> None:
+    process = start()
+    until(lambda: fetch("/readiness")[0] == 200)
+    assert fetch("/metrics", 9091)[0] == 0
+    process.terminate()
+    process.wait(timeout=10)
+    start(FELIX_PROMETHEUSMETRICSENABLED="true", FELIX_HEALTHENABLED="true")
+    until(lambda: fetch("/metrics", 9091)[0] == 200)
+    assert "python_info" in fetch("/metrics", 9091)[1]
+    assert fetch("/readiness", 9091)[0] == 404
+
+
+def test_the_health_listener_can_be_turned_off(start: Start, tmp_path: Path) -> None:
+    process = start(FELIX_HEALTHENABLED="false", CALICO_COMPONENTS="ipam")
+    until((tmp_path / "state" / "nodename").is_file)
+    assert fetch("/liveness")[0] == 0
+    process.terminate()
+    assert process.wait(timeout=10) == 0
