@@ -148,6 +148,6 @@ if __name__ == "__main__":
     numbers = [int(text) for text in sys.argv[1:]]
     count, rules = (*numbers, 10_000, 1_000)[:2] if len(numbers) != 1 else (numbers[0], 1_000)
     random.seed(1)
-    gc.disable()  # as the agent does once it is in sync
+    gc.set_threshold(5_000, 5, 1_000_000)  # as the agent does
     index_load(count, rules)
     graph_load(count, rules)
