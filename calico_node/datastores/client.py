@@ -189,7 +189,7 @@ class Client:
                 raise ValidationError(
                     "must be set for an update", resource=_title(resource), field=f"metadata.{json_name}"
                 )
-        revision = _revision_number(resource, metadata.resource_version)
+        revision = _revision_number(_title(resource), metadata.resource_version)
         key = resource_key(resource.kind, metadata.name, metadata.namespace or "")
         await rules.check_update(self, resource)
         result = await self.kv.txn(
@@ -252,7 +252,7 @@ class Client:
         await rules.before_delete(self, kind, name, namespace)
         compares = []
         if resource_version:
-            compares = [Compare(key, CompareTarget.MOD_REVISION, int(resource_version))]
+            compares = [Compare(key, CompareTarget.MOD_REVISION, _revision_number(str(title), resource_version))]
         result = await self.kv.txn(compares, [Delete(key)], [Get(key)])
         previous = result.responses[0]
         if previous is None:
@@ -299,7 +299,8 @@ def read_resource(kind: str, stored: KeyValue) -> Resource:
         resource = decode(kind, stored.value)
     except ValidationError:
         raise
-    except (ValueError, TypeError, KeyError) as error:
+    except Exception as error:
+        # Whatever a stored document brings about (too deep a nesting, too large a number) costs that object alone.
         raise ValidationError(
             f"the stored object cannot be read: {error}", resource=f"{kind} at {stored.key}"
         ) from None
@@ -339,10 +340,10 @@ def _title(resource: Resource) -> str:
     return str(ResourceName(resource.kind, resource.metadata.namespace or "", resource.metadata.name or ""))
 
 
-def _revision_number(resource: Resource, text: str) -> int:
-    if not text.isdigit():
+def _revision_number(title: str, text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 19):
         raise ValidationError(
-            "must be a decimal revision", resource=_title(resource), field="metadata.resourceVersion", value=text
+            "must be a decimal revision", resource=title, field="metadata.resourceVersion", value=text
         )
     return int(text)
 

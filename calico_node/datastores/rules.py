@@ -7,19 +7,20 @@ built-in profile, and what hangs on a Node.
 from __future__ import annotations
 
 import asyncio
-import json
 import uuid
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from calico_node.addresses import parse_network
-from calico_node.datastores.names import ResourceName, split_workload_endpoint_name, workload_endpoint_name
-from calico_node.datastores.names import workload_segment as segment_of
+from calico_node.datastores.names import ResourceName
 from calico_node.errors import (
     ResourceAlreadyExists,
     ResourceDoesNotExist,
     UpdateConflict,
     ValidationError,
 )
+from calico_node.kubernetes.names import workload_endpoint_name
 from calico_node.resources import TIERED_KINDS, from_dict
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def force_labels(resource: Resource) -> None:
 
 def before_write(resource: Resource) -> None:
     if resource.kind in TIERED_KINDS:
-        name = json.dumps({"name": resource.metadata.name}, separators=(",", ":"))
+        name = orjson.dumps({"name": resource.metadata.name}).decode()
         resource.metadata.annotations[METADATA_ANNOTATION] = name
 
 
@@ -99,7 +100,7 @@ def after_read(resource: Resource) -> None:
 
 def _annotated_name(annotation: str) -> str:
     try:
-        name = json.loads(annotation)["name"]
+        name = orjson.loads(annotation)["name"]
     except (ValueError, KeyError, TypeError):
         return ""
     return name if isinstance(name, str) else ""
@@ -108,8 +109,8 @@ def _annotated_name(annotation: str) -> str:
 def name_workload_endpoint(resource: Resource) -> None:
     """Give the composed name, or refuse another.  Raises ``ValidationError``."""
     spec = resource.spec
-    workload = segment_of(spec.orchestrator, spec.pod or "", spec.container_id or "", spec.workload or "")
-    name = workload_endpoint_name(spec.node or "", spec.orchestrator or "", workload, spec.endpoint or "")
+    workload = {"k8s": spec.pod, "cni": spec.container_id}.get(spec.orchestrator, spec.workload)
+    name = workload_endpoint_name(spec.node or "", spec.orchestrator or "", workload or "", spec.endpoint or "")
     if resource.metadata.name and resource.metadata.name != name:
         raise ValidationError(
             f"must be {name!r}, as node, orchestrator, workload and endpoint say",
@@ -341,5 +342,4 @@ def _title(resource: Resource) -> str:
 __all__ = [
     "BUILTIN_TIERS",
     "TIERED_KINDS",
-    "split_workload_endpoint_name",
 ]

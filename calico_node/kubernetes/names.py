@@ -67,7 +67,9 @@ def parse_workload_endpoint_name(name: str) -> WorkloadEndpointName:
     parts.append(current)
     if len(parts) != 4:
         raise ValidationError(
-            f"WorkloadEndpoint name {name!r} does not have the four parts node-orchestrator-workload-endpoint",
+            "does not have the four parts node-orchestrator-workload-endpoint",
+            resource="WorkloadEndpoint",
+            field="metadata.name",
             value=name,
         )
     for part, what in zip(parts, _PARTS, strict=True):
@@ -81,8 +83,9 @@ _PARTS = ("node", "orchestrator", "workload", "endpoint")
 def _segment(part: str, what: str) -> str:
     if not part or part.startswith("-") or part.endswith("-"):
         raise ValidationError(
-            f"{what} {part!r} cannot be part of a WorkloadEndpoint name: it is empty or starts or ends with a dash",
-            field=what,
+            "must not be empty, nor start or end with a dash",
+            resource="WorkloadEndpoint",
+            field=f"spec.{what}",
             value=part,
         )
     return part.replace("-", "--")

@@ -9,8 +9,8 @@ import orjson
 from attrs import asdict
 
 from calico_node.addresses import canonical_cidr, ip_version
-from calico_node.datastores.names import split_workload_endpoint_name
 from calico_node.errors import ValidationError
+from calico_node.kubernetes.names import parse_workload_endpoint_name
 from calico_node.model import (
     AllocationAttribute,
     AllocationBlock,
@@ -35,11 +35,8 @@ _ENCAPSULATION = {"Always": "always", "CrossSubnet": "cross-subnet"}
 
 def workload_endpoint_key(namespace: str, name: str) -> WorkloadEndpointKey:
     """Raises ``ValidationError`` for a name that is not of four segments."""
-    segments = split_workload_endpoint_name(name)
-    if segments is None:
-        raise ValidationError("is not the name of a workload endpoint", field="metadata.name", value=name)
-    node, orchestrator, workload, endpoint = segments
-    return WorkloadEndpointKey(node, orchestrator, f"{namespace}/{workload}", endpoint)
+    parts = parse_workload_endpoint_name(name)
+    return WorkloadEndpointKey(parts.node, parts.orchestrator, f"{namespace}/{parts.workload}", parts.endpoint)
 
 
 def workload_endpoint(resource: Any) -> WorkloadEndpoint | None:

@@ -19,7 +19,7 @@ from calico_node.datastores.client import read_resource
 from calico_node.datastores.kv import KeyValue
 from calico_node.datastores.names import RESOURCES_PREFIX, ResourceName, kind_prefix, parse_resource_key
 from calico_node.datastores.rules import DEFAULT_ALLOW, default_allow_profile
-from calico_node.errors import CalicoError, ValidationError
+from calico_node.errors import ValidationError
 from calico_node.kubernetes.policies import network_policy_to_calico
 from calico_node.model import (
     BlockAffinityKey,
@@ -247,11 +247,9 @@ class Translator:
         try:
             title, values = self._values(key, stored)
             self._sound(title)
-        except CalicoError as error:
-            self._reject(title, key, error)
-            values = {}
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            # A stored document of a shape that no writer of ours or Calico's makes.
+        except Exception as error:
+            # Also for a document of a shape that no writer of ours or Calico's makes, or nested beyond measure: it is
+            # left out, and all else goes on.
             self._reject(title, key, error)
             values = {}
         return self._settle(key, values)
@@ -268,7 +266,7 @@ class Translator:
                 resource = read_resource(name.kind, stored)
                 validate(resource)
                 return str(name), processor(name, resource)
-            except (ValueError, TypeError, KeyError, AttributeError, CalicoError) as error:
+            except Exception as error:
                 raise _Rejected(str(name), str(error)) from error
         return key, _ipam_values(key, stored)
 

@@ -18,8 +18,6 @@ from calico_node.datastores.names import (
     ResourceName,
     parse_resource_key,
     resource_key,
-    split_workload_endpoint_name,
-    workload_endpoint_name,
 )
 from calico_node.errors import (
     OperationNotSupported,
@@ -326,11 +324,11 @@ def test_resource_keys() -> None:
         resource_key("Node", "a/b")
 
 
-def test_workload_endpoint_names() -> None:
-    assert workload_endpoint_name("node-1", "k8s", "web-0", "eth0") == "node--1-k8s-web--0-eth0"
-    assert split_workload_endpoint_name("node--1-cni-abc123-eth0") == ("node-1", "cni", "abc123", "eth0")
-    for bad in ("", "a-b-c", "a-b-c-d-e", "a-b-c-"):
-        assert split_workload_endpoint_name(bad) is None
-    for node in ("", "-a", "a-"):
-        with pytest.raises(ValidationError, match="dash"):
-            workload_endpoint_name(node, "k8s", "p", "eth0")
+@pytest.mark.parametrize("version", ["x", "²", "-1", "9" * 30])
+async def test_a_revision_that_is_none_is_refused(client: Client, version: str) -> None:
+    stored = await client.create(resource("GlobalNetworkSet", "a", {}))
+    with pytest.raises(ValidationError, match="decimal revision"):
+        await client.delete("GlobalNetworkSet", "a", resource_version=version)
+    stored.metadata.resource_version = version
+    with pytest.raises(ValidationError, match="decimal revision"):
+        await client.update(stored)

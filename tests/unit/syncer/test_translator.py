@@ -340,3 +340,19 @@ def test_the_view_depends_only_on_what_is_stored(history: list[tuple[str, str | 
         fresh.set(key, value)
     assert view.values == fresh.values
     assert view.translator.rejected == fresh.translator.rejected
+
+
+@pytest.mark.parametrize("levels", [600, 100_000])
+@pytest.mark.parametrize("where", ["spec", "annotation"])
+def test_nesting_beyond_measure_costs_the_object_alone(levels: int, where: str) -> None:
+    nested = "[" * levels + "]" * levels
+    view = View()
+    key = resource_key("GlobalNetworkPolicy", "deep")
+    if where == "spec":
+        value = document("GlobalNetworkPolicy", "deep", {"odd": "NESTED"}).replace(b'"NESTED"', nested.encode())
+    else:
+        annotations = {"projectcalico.org/metadata": nested}
+        value = document("GlobalNetworkPolicy", "deep", {}, metadata={"annotations": annotations})
+    view.set(key, value)
+    view.set(resource_key("GlobalNetworkPolicy", "flat"), document("GlobalNetworkPolicy", "flat", {}))
+    assert PolicyKey("GlobalNetworkPolicy", "", "flat") in view.values
