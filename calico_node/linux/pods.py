@@ -58,6 +58,7 @@ CONCURRENCY = 16
 _LINK_LOCAL_TIMEOUT = 0.5
 
 CNI_INTERNAL = 999
+CNI_INVALID_NETNS = 8
 """The CNI code of Calico's plugin for its own failures."""
 
 T = TypeVar("T")
@@ -135,8 +136,11 @@ async def _in_thread(netns_fd: int | None, fn: Callable[[int | None], T]) -> T:
 
 
 @contextlib.contextmanager
-def _sides(netns_fd: int | None, host_netns: int | None) -> Iterator[_Sides]:
-    """Sockets on both sides; on return the calling thread is in the pod's namespace (or the host's, if None)."""
+def _sides(netns_fd: int | None, host_netns: int | None, *, must: bool = True) -> Iterator[_Sides]:
+    """Sockets on both sides; on return the calling thread is in the pod's namespace (or the host's, if None).
+
+    Raises ``CNIError`` for a namespace that cannot be a pod's; it counts as None unless ``must``.
+    """
     with contextlib.ExitStack() as stack:
         if host_netns is not None:
             setns(host_netns, CLONE_NEWNET)
@@ -144,10 +148,26 @@ def _sides(netns_fd: int | None, host_netns: int | None) -> Iterator[_Sides]:
         stack.callback(os.close, host_fd)
         host = stack.enter_context(NetlinkSocket(NETLINK_ROUTE))
         pod = None
-        if netns_fd is not None:
-            setns(netns_fd, CLONE_NEWNET)
+        if netns_fd is not None and (fault := _enter(netns_fd, host_fd)):
+            if must:
+                raise CNIError(CNI_INVALID_NETNS, fault)
+        elif netns_fd is not None:
             pod = stack.enter_context(NetlinkSocket(NETLINK_ROUTE))
         yield _Sides(host, pod, host_fd)
+
+
+def _enter(netns_fd: int, host_fd: int) -> str:
+    """Move into the pod's namespace; or why it cannot be a pod's."""
+    if os.path.samestat(os.fstat(netns_fd), os.fstat(host_fd)):
+        # An ADD would take the host's default route, a DEL its eth0.
+        return "CNI_NETNS is the network namespace of the node itself"
+    try:
+        setns(netns_fd, CLONE_NEWNET)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return "CNI_NETNS is not a network namespace"
+    return ""
 
 
 def _find(sock: NetlinkSocket, name: str) -> Link | None:
@@ -330,7 +350,7 @@ def _check(netns_fd: int, plan: PodPlan, host_netns: int | None) -> None:
 
 
 def _delete(netns_fd: int | None, interface: str, host_interface: str, host_netns: int | None) -> None:
-    with _sides(netns_fd, host_netns) as (host, pod, _):
+    with _sides(netns_fd, host_netns, must=False) as (host, pod, _):
         for sock, name in ((host, host_interface), (pod, interface)):
             if sock is None or not name:
                 continue

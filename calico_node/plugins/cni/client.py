@@ -110,7 +110,7 @@ def _fail(config: bytes, code: int, text: str) -> int:
     try:
         data = json.loads(config)
         version = next((str(value) for key, value in data.items() if key.lower() == "cniversion" and value), version)
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         pass
     error = {"cniVersion": version, "code": code, "msg": text}
     return _print(json.dumps(error, separators=(",", ":")).encode() + b"\n", 1)

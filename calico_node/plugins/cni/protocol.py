@@ -47,7 +47,7 @@ class NetConf:
         """Raises ``CNIError`` with the library's codes: not JSON, no usable name, an unknown version."""
         try:
             data = json.loads(raw)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CNIError(DECODE_FAILURE, f"error unmarshalling network configuration: {error}") from None
         if not isinstance(data, dict):
             raise CNIError(DECODE_FAILURE, "error unmarshalling network configuration: it is not a JSON object")

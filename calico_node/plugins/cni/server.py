@@ -159,5 +159,5 @@ def _version_of(config: bytes) -> str:
     try:
         data = json.loads(config)
         return next(str(value) for key, value in data.items() if key.lower() == "cniversion" and value)
-    except (ValueError, AttributeError, StopIteration):
+    except (ValueError, AttributeError, StopIteration, RecursionError):
         return "1.0.0"

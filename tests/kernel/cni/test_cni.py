@@ -412,6 +412,25 @@ def test_errors_are_printed_as_the_specification_says(tmp_path: Path) -> None:
     with_node(tmp_path, body)
 
 
+def test_the_nodes_own_namespace_is_nobodys_pod(tmp_path: Path) -> None:
+    """An ADD into it would take the node's default route, a DEL with CNI_IFNAME=eth0 its network card."""
+
+    async def body(node: NodeUnderTest) -> None:
+        run_in(node.netns, "ip", "link", "add", "eth0", "type", "dummy")
+        before = node.links(), node.host_routes()
+        answer = await node.cni("ADD", netns=node.netns, container="c1", pod="p1")
+        assert (answer.status, answer.json["code"]) == (1, 8)
+        assert "the node itself" in answer.json["msg"]
+        answer = await node.cni("DEL", netns=node.netns, container="c1", pod="p1")
+        assert answer.status == 0
+        assert (node.links(), node.host_routes()) == before
+        with (tmp_path / "file").open("w") as file:
+            answer = await node.cni("ADD", netns=file.fileno(), container="c1", pod="p1")
+            assert "is not a network namespace" in answer.json["msg"]
+
+    with_node(tmp_path, body)
+
+
 def test_a_client_that_goes_away_does_no_harm(tmp_path: Path) -> None:
     async def body(node: NodeUnderTest) -> None:
         for start in (b"", b"CNI1 calico 10 ", b"CNI1 calico 10 10\n"):

@@ -37,6 +37,7 @@ def test_no_version_means_0_2_0() -> None:
     [
         (b"", 6),
         (b"[]", 6),
+        (b"[" * 100_000, 6),
         (b'{"name":"net","cniVersion":"9.9.9"}', 1),
         (b'{"cniVersion":"1.0.0"}', 7),
         (b'{"cniVersion":"1.0.0","name":"a b"}', 7),
