@@ -11,6 +11,17 @@ class CalicoError(Exception):
     """Base of all errors of this project; its text is fit to show to a user."""
 
 
+def shown(value: object, longest: int = 300) -> str:
+    """``repr`` of a value for an error text: of bounded length, and possible for any value."""
+    try:
+        if isinstance(value, str) and len(value) > 2 * longest:
+            return f"{value[:longest]!r}…"
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested too deeply; a number of too many digits
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= 2 * longest else f"{text[:longest]}…"
+
+
 class SelectorError(CalicoError):
     """A selector expression that does not parse.
 
@@ -18,7 +29,7 @@ class SelectorError(CalicoError):
     """
 
     def __init__(self, text: str, position: int, reason: str) -> None:
-        super().__init__(f"invalid selector {text!r} at position {position}: {reason}")
+        super().__init__(f"invalid selector {shown(text)} at position {position}: {reason}")
         self.text = text
         self.position = position
         self.reason = reason
@@ -43,10 +54,14 @@ class ValidationError(CalicoError):
         super().__init__(reason)
 
     def __str__(self) -> str:
-        parts = [part for part in (self.origin, self.resource, self.field) if part]
+        parts = [_cut(part) for part in (self.origin, self.resource, self.field) if part]
         if self.field and self.value is not None:
-            parts[-1] += f" = {self.value!r}"
-        return ": ".join([*parts, self.reason])
+            parts[-1] += f" = {shown(self.value)}"
+        return ": ".join([*parts, _cut(self.reason, 4000)])
+
+
+def _cut(text: str, longest: int = 1000) -> str:
+    return text if len(text) <= longest else f"{text[:longest]}…"
 
 
 class DatastoreError(CalicoError):

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from attrs import define
 
 from calico_node.resources import checks
-from calico_node.resources.fields import Struct, always, lst, opt, req
+from calico_node.resources.fields import Check, Struct, always, lst, opt, req
 from calico_node.resources.meta import Resource
 from calico_node.resources.scalars import AS_NUMBER, DURATION
 
@@ -160,7 +160,7 @@ class FilterRule(Struct):
     cidr: str | None = opt(check=checks.strict_cidr)
     prefix_length: PrefixLength | None = opt()
     source: str | None = opt(check=checks.one_of("RemotePeers"))
-    interface: str | None = opt(check=checks.interface_pattern)
+    interface: str | None = opt(check=checks.interface_wildcard)
     match_operator: str | None = opt(check=checks.one_of("Equal", "NotEqual", "In", "NotIn"))
     peer_type: str | None = opt(check=checks.one_of("eBGP", "iBGP"))
     communities: CommunityMatch | None = opt()
@@ -193,14 +193,83 @@ class CalicoNodeStatusSpec(Struct):
     update_period_seconds: int | None = opt(check=checks.between(0, 86400))
 
 
+_DAEMON_STATES = checks.one_of("Ready", "NotReady")
+_SESSION_STATES = checks.one_of("Idle", "Connect", "Active", "OpenSent", "OpenConfirm", "Established", "Close")
+
+
+def _text(name: str = "", check: Check | None = None) -> Any:
+    """Text that is written even when empty."""
+    return opt(name, check, default="", always=True)
+
+
+@define(kw_only=True)
+class DaemonStatus(Struct):
+    """The BGP daemon of one address family."""
+
+    state: str = _text(check=_DAEMON_STATES)
+    version: str = _text()
+    router_id: str = _text("routerID")
+    last_boot_time: str = _text()
+    last_reconfiguration_time: str = _text()
+
+
+@define(kw_only=True)
+class AgentStatus(Struct):
+    bird_v4: DaemonStatus = always(DaemonStatus, "birdV4")
+    bird_v6: DaemonStatus = always(DaemonStatus, "birdV6")
+
+
+@define(kw_only=True)
+class PeerStatus(Struct):
+    """One BGP session; ``since`` is the time as the daemon prints it."""
+
+    peer_ip: str = _text("peerIP", checks.ip)
+    type: str = _text(check=checks.one_of("NodeMesh", "NodePeer", "GlobalPeer"))
+    state: str = _text(check=_SESSION_STATES)
+    since: str = _text()
+
+
+@define(kw_only=True)
+class BGPStatus(Struct):
+    number_established_v4: int = opt("numberEstablishedV4", default=0, always=True)
+    number_not_established_v4: int = opt("numberNotEstablishedV4", default=0, always=True)
+    number_established_v6: int = opt("numberEstablishedV6", default=0, always=True)
+    number_not_established_v6: int = opt("numberNotEstablishedV6", default=0, always=True)
+    peers_v4: list[PeerStatus] = lst("peersV4")
+    peers_v6: list[PeerStatus] = lst("peersV6")
+
+
+@define(kw_only=True)
+class RouteSource(Struct):
+    """``peer_ip`` is absent where no peer was involved."""
+
+    source_type: str = _text(check=checks.one_of("Kernel", "Static", "Direct", "NodeMesh", "BGPPeer"))
+    peer_ip: str | None = opt("peerIP", checks.ip)
+
+
+@define(kw_only=True)
+class RouteStatus(Struct):
+    type: str = _text(check=checks.one_of("FIB", "RIB"))
+    destination: str = _text()
+    gateway: str = _text()
+    interface: str = _text()
+    learned_from: RouteSource = always(RouteSource)
+
+
+@define(kw_only=True)
+class RoutesStatus(Struct):
+    routes_v4: list[RouteStatus] = lst("routesV4")
+    routes_v6: list[RouteStatus] = lst("routesV6")
+
+
 @define(kw_only=True)
 class CalicoNodeStatusStatus(Struct):
-    """The report, kept as it is written."""
+    """The report; an empty one is written in full."""
 
-    last_updated: str | None = opt()
-    agent: dict[str, Any] = always(dict)
-    bgp: dict[str, Any] = always(dict)
-    routes: dict[str, Any] = always(dict)
+    last_updated: str | None = opt(check=checks.timestamp, always=True)
+    agent: AgentStatus = always(AgentStatus)
+    bgp: BGPStatus = always(BGPStatus)
+    routes: RoutesStatus = always(RoutesStatus)
 
 
 @define(kw_only=True)

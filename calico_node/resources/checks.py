@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +17,9 @@ _INTERFACE_PATTERN = re.compile(r"[a-zA-Z0-9_.*-]{1,15}", re.ASCII)
 _CONTAINER_ID = re.compile(r"[a-zA-Z0-9](?:[-a-zA-Z0-9]*[a-zA-Z0-9])?", re.ASCII)
 _MAC = re.compile(r"[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5}", re.ASCII)
 _COMMUNITY = re.compile(r"[0-9]{1,10}(?::[0-9]{1,10}){1,2}", re.ASCII)
+_TIMESTAMP = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:\.\d{1,9})?(?:Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)", re.ASCII
+)
 _MAX_ANNOTATIONS = 256 * 1024
 
 
@@ -209,6 +213,24 @@ def interface_pattern(value: str) -> str | None:
     if _INTERFACE_PATTERN.fullmatch(value) and value != "*":
         return None
     return "must be an interface name, in which * stands for any text; * alone is not allowed"
+
+
+def timestamp(value: str) -> str | None:
+    """RFC 3339 with a zone, as Go reads a Kubernetes time."""
+    match = _TIMESTAMP.fullmatch(value)
+    try:
+        if match:
+            datetime(*map(int, match.groups()))  # type: ignore[arg-type]
+            return None
+    except ValueError:
+        pass
+    return "must be a time such as 2026-08-01T10:00:00Z"
+
+
+def interface_wildcard(value: str) -> str | None:
+    if _INTERFACE_PATTERN.fullmatch(value):
+        return None
+    return "must be an interface name, at most 15 characters, in which * stands for any text"
 
 
 def container_id(value: str) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from attrs import define
 
 from calico_node.resources import checks
-from calico_node.resources.fields import Struct, always, lst, mapping, opt
+from calico_node.resources.fields import Struct, always, lst, mapping, opt, plain
 from calico_node.resources.meta import Resource
 from calico_node.resources.scalars import DURATION
 
@@ -99,7 +99,9 @@ class KubeControllersConfigurationSpec(Struct):
 
 @define(kw_only=True)
 class KubeControllersConfigurationStatus(Struct):
-    running_config: dict[str, Any] = mapping()
+    """``running_config`` is a spec, kept as plain JSON."""
+
+    running_config: dict[str, Any] = plain(KubeControllersConfigurationSpec)
     environment_vars: dict[str, str] = mapping()
 
 

@@ -14,8 +14,8 @@ from calico_node.resources.meta import API_VERSION, Resource
 if TYPE_CHECKING:
     from yaml.nodes import Node as YAMLNode
 
-MAX_VALUES = 2_000_000
-"""More values than this in one text are refused, so that nested aliases cannot exhaust the memory."""
+ALIASED_VALUES = 100_000
+"""A text may hold this many values more than it has characters, so that nested aliases exhaust nothing."""
 
 MAX_DEPTH = 100
 
@@ -104,7 +104,7 @@ def _compose(text: str, source: str) -> list[Document]:
     _check_depth(loader_class(text), source)
     loader = loader_class(text)
     documents: list[Document] = []
-    builder = _Builder(source)
+    builder = _Builder(source, len(text) + ALIASED_VALUES)
     while loader.check_node():
         node: Any = loader.get_node()
         builder.index += 1
@@ -198,20 +198,29 @@ def _child(node: "YAMLNode | None", name: str, index: int | None) -> "YAMLNode |
 class _Builder:
     """Python values from composed nodes, by YAML 1.1's rules as Kubernetes tools use them."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, limit: int) -> None:
         self.source = source
+        self.limit = limit
         self.index = 0
         self.count = 0
+        self.depth = 0
+
+    def spend(self, node: Any) -> None:
+        self.count += 1
+        if self.count > self.limit:
+            raise self.error(node, f"aliases make it more than {self.limit} values")
 
     def build(self, node: Any, name: str = "") -> Any:
-        self.count += 1
-        if self.count > MAX_VALUES:
-            raise self.error(node, f"more than {MAX_VALUES} values")
+        self.spend(node)
         if node.id == "scalar":
             return self.scalar(node, name)
-        if node.id == "sequence":
-            return [self.build(item) for item in node.value]
-        return self.mapping(node)
+        # Aliases nest values deeper than the text that holds them.
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise self.error(node, f"malformed YAML: nested more than {MAX_DEPTH} levels deep")
+        value = [self.build(item) for item in node.value] if node.id == "sequence" else self.mapping(node)
+        self.depth -= 1
+        return value
 
     def mapping(self, node: Any) -> dict[str, Any]:
         values: dict[str, Any] = {}
@@ -232,6 +241,7 @@ class _Builder:
         parts = node.value if node.id == "sequence" else [node]
         merged: dict[str, Any] = {}
         for part in reversed(parts):
+            self.spend(part)
             if part.id != "mapping":
                 raise self.error(part, "only a map can be merged with <<")
             merged.update(self.mapping(part))
@@ -260,7 +270,10 @@ class _Builder:
             if kind == "float":
                 if digits.lower() in (".inf", ".nan"):
                     raise self.error(node, f"{text} is not a number that JSON can hold")
-                return float(plain)
+                value = float(plain)
+                if value in (float("inf"), float("-inf")):
+                    raise self.error(node, f"{text[:40]} is not a number that JSON can hold")
+                return value
             if digits.lower().startswith("0b"):
                 return sign * int(digits[2:], 2)
             if digits.lower().startswith("0x"):

@@ -7,7 +7,7 @@ from typing import ClassVar
 from attrs import define
 
 from calico_node.resources import checks
-from calico_node.resources.fields import Struct, always, lst, opt, req
+from calico_node.resources.fields import Fault, Struct, always, lst, opt, req
 from calico_node.resources.meta import Resource
 from calico_node.resources.scalars import AS_NUMBER, DSCP, PROTOCOL, check_dscp, check_port_name, check_protocol
 
@@ -167,3 +167,57 @@ class WorkloadEndpointSpec(Struct):
 class WorkloadEndpoint(Resource):
     kind: ClassVar[str] = "WorkloadEndpoint"
     spec: WorkloadEndpointSpec = always(WorkloadEndpointSpec)
+
+
+@define(kw_only=True)
+class WorkloadID(Struct):
+    """A workload, by what a WorkloadEndpoint says of it."""
+
+    hostname: str | None = opt()
+    orchestrator_id: str | None = opt("orchestratorID")
+    workload_id: str | None = opt("workloadID")
+
+
+@define(kw_only=True)
+class WorkloadEndpointID(WorkloadID):
+    endpoint_id: str | None = opt("endpointID")
+
+
+@define(kw_only=True)
+class LiveMigrationSource(Struct):
+    """One of the two."""
+
+    workload: WorkloadID | None = opt()
+    workload_endpoint: WorkloadEndpointID | None = opt()
+
+    def fault(self) -> Fault | None:
+        if self.workload is None or self.workload_endpoint is None:
+            return None
+        return Fault("cannot be combined with workload", path="workloadEndpoint")
+
+
+@define(kw_only=True)
+class LiveMigrationTarget(Struct):
+    """One of the two."""
+
+    selector: str | None = opt(check=checks.scoped_selector)
+    workload_endpoint: WorkloadEndpointID | None = opt()
+
+    def fault(self) -> Fault | None:
+        if self.selector is None or self.workload_endpoint is None:
+            return None
+        return Fault("cannot be combined with selector", path="workloadEndpoint")
+
+
+@define(kw_only=True)
+class LiveMigrationSpec(Struct):
+    source: LiveMigrationSource | None = opt()
+    target: LiveMigrationTarget | None = opt()
+
+
+@define(kw_only=True)
+class LiveMigration(Resource):
+    """A workload on its way from one host to another; internal, no user writes it."""
+
+    kind: ClassVar[str] = "LiveMigration"
+    spec: LiveMigrationSpec = always(LiveMigrationSpec)

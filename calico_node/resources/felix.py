@@ -9,7 +9,16 @@ from attrs import define
 from calico_node.resources import checks
 from calico_node.resources.fields import Codec, Fault, Struct, always, mapping, opt, req
 from calico_node.resources.meta import Resource
-from calico_node.resources.scalars import DSCP, DURATION, PORT, check_dscp, check_numeric_port
+from calico_node.resources.scalars import (
+    DSCP,
+    DURATION,
+    PORT,
+    check_dscp,
+    check_not_negative,
+    check_numeric_port,
+    check_positive_duration,
+    check_whole_duration,
+)
 
 _ENABLED = checks.one_of("Enabled", "Disabled")
 _LOG_LEVEL = checks.one_of_any_case("Trace", "Debug", "Info", "Warning", "Error", "Fatal")
@@ -17,6 +26,9 @@ _ACCEPT_OR_RETURN = checks.one_of_any_case("Accept", "Return")
 _DROP_OR_REJECT = checks.one_of_any_case("Drop", "Reject")
 _PORT = checks.between(0, 65535)
 _PRIORITY = checks.between(1, 2147483646)
+_MASK = checks.between(0, 0xFFFFFFFF)
+_WHOLE = check_whole_duration
+_POSITIVE = check_positive_duration
 
 
 @define(kw_only=True)
@@ -43,7 +55,7 @@ class RouteTableIDRange(Struct):
 @define(kw_only=True)
 class HealthTimeoutOverride(Struct):
     name: str = req(check=checks.matching("[a-zA-Z0-9_ -]+"))
-    timeout: str = req(codec=DURATION)
+    timeout: str = req(codec=DURATION, check=check_not_negative)
 
 
 def _read_timeout(raw: Any) -> Any:
@@ -131,11 +143,11 @@ class FelixConfigurationSpec(Struct):
     ipv6_normal_route_priority: int | None = opt(check=_PRIORITY)
     interface_exclude: str | None = opt()
     interface_prefix: str | None = opt()
-    interface_refresh_interval: str | None = opt(codec=DURATION)
+    interface_refresh_interval: str | None = opt(codec=DURATION, check=_WHOLE)
     ipv6_support: bool | None = opt()
     istio_ambient_mode: str | None = opt(check=_ENABLED)
     istio_dscp_mark: int | str | None = opt("istioDSCPMark", check=check_dscp, codec=DSCP)
-    live_migration_route_convergence_time: str | None = opt(codec=DURATION)
+    live_migration_route_convergence_time: str | None = opt(codec=DURATION, check=_POSITIVE)
     local_subnet_l2_reachability: str | None = opt(check=checks.one_of("Disabled", "PodsAndLoadBalancers"))
     local_subnet_l2_reachability_refresh_interval: str | None = opt(codec=DURATION)
     mtu_iface_pattern: str | None = opt()
@@ -145,14 +157,14 @@ class FelixConfigurationSpec(Struct):
     nftables_flow_table_data_iface_pattern: str | None = opt()
     nftables_flow_table_offload: str | None = opt(check=checks.one_of("All", "Disabled"))
     nftables_mode: str | None = opt(check=checks.one_of("Auto", "Disabled", "Enabled"))
-    netlink_timeout: str | None = opt(codec=DURATION)
+    netlink_timeout: str | None = opt(codec=DURATION, check=_WHOLE)
     policy_sync_path_prefix: str | None = opt()
     program_cluster_routes: str | None = opt(
         check=checks.one_of("Disabled", "Enabled", "EnabledIPIPOnly", "EnabledNoEncapOnly")
     )
     remove_external_routes: bool | None = opt()
     require_mtu_file: bool | None = opt("requireMTUFile")
-    route_refresh_interval: str | None = opt(codec=DURATION)
+    route_refresh_interval: str | None = opt(codec=DURATION, check=_WHOLE)
     route_source: str | None = opt(check=checks.one_of_any_case("CalicoIPAM", "WorkloadIPs"))
     route_sync_disabled: bool | None = opt()
     route_table_range: RouteTableRange | None = opt()
@@ -161,22 +173,22 @@ class FelixConfigurationSpec(Struct):
     sidecar_acceleration_enabled: bool | None = opt()
     use_internal_dataplane_driver: bool | None = opt()
     workload_source_spoofing: str | None = opt(check=checks.one_of_any_case("Any", "Disabled"))
-    ipsets_refresh_interval: str | None = opt(codec=DURATION)
+    ipsets_refresh_interval: str | None = opt(codec=DURATION, check=_WHOLE)
     iptables_backend: str | None = opt(check=checks.one_of_any_case("Auto", "Legacy", "NFT"))
     iptables_filter_allow_action: str | None = opt(check=_ACCEPT_OR_RETURN)
     iptables_filter_deny_action: str | None = opt(check=_DROP_OR_REJECT)
-    iptables_lock_probe_interval: str | None = opt(codec=DURATION)
+    iptables_lock_probe_interval: str | None = opt(codec=DURATION, check=_WHOLE)
     iptables_mangle_allow_action: str | None = opt(check=_ACCEPT_OR_RETURN)
-    iptables_mark_mask: int | None = opt(check=checks.at_least(0))
+    iptables_mark_mask: int | None = opt(check=_MASK)
     iptables_nat_outgoing_interface_filter: str | None = opt("iptablesNATOutgoingInterfaceFilter")
-    iptables_post_write_check_interval: str | None = opt(codec=DURATION)
-    iptables_refresh_interval: str | None = opt(codec=DURATION)
+    iptables_post_write_check_interval: str | None = opt(codec=DURATION, check=_WHOLE)
+    iptables_refresh_interval: str | None = opt(codec=DURATION, check=_WHOLE)
     kube_node_port_ranges: list[int | str] | None = opt(each=check_numeric_port, codec=PORT)
     max_ipset_size: int | None = opt()
     nftables_filter_allow_action: str | None = opt(check=_ACCEPT_OR_RETURN)
     nftables_filter_deny_action: str | None = opt(check=_DROP_OR_REJECT)
     nftables_mangle_allow_action: str | None = opt(check=_ACCEPT_OR_RETURN)
-    nftables_mark_mask: int | None = opt(check=checks.at_least(0))
+    nftables_mark_mask: int | None = opt(check=_MASK)
     nftables_refresh_interval: str | None = opt(codec=DURATION)
     bpf_attach_type: str | None = opt(check=checks.one_of("Netkit", "TC", "TCX"))
     bpf_ctlb_log_filter: str | None = opt("bpfCTLBLogFilter")
@@ -198,12 +210,12 @@ class FelixConfigurationSpec(Struct):
     bpf_force_track_packets_from_ifaces: list[str] | None = opt()
     bpf_host_conntrack_bypass: bool | None = opt()
     bpf_host_networked_nat_without_ctlb: str | None = opt("bpfHostNetworkedNATWithoutCTLB", check=_ENABLED)
-    bpf_ip_frag_timeout: str | None = opt("bpfIPFragTimeout", codec=DURATION)
+    bpf_ip_frag_timeout: str | None = opt("bpfIPFragTimeout", codec=DURATION, check=_WHOLE)
     bpf_ip_fragment_reassembly_enabled: bool | None = opt("bpfIPFragmentReassemblyEnabled")
     bpf_jit_hardening: str | None = opt("bpfJITHardening", check=checks.one_of("Auto", "Strict"))
     bpf_kube_proxy_healthz_port: int | None = opt()
     bpf_kube_proxy_iptables_cleanup_enabled: bool | None = opt()
-    bpf_kube_proxy_min_sync_period: str | None = opt(codec=DURATION)
+    bpf_kube_proxy_min_sync_period: str | None = opt(codec=DURATION, check=_WHOLE)
     bpf_l3_iface_pattern: str | None = opt()
     bpf_log_filters: dict[str, str] = mapping()
     bpf_log_level: str | None = opt(check=checks.one_of_any_case("Debug", "Info", "Off"))
@@ -227,16 +239,16 @@ class FelixConfigurationSpec(Struct):
     bpf_profiling: str | None = opt(check=_ENABLED)
     bpf_redirect_to_peer: str | None = opt(check=_ENABLED)
     windows_manage_firewall_rules: str | None = opt(check=_ENABLED)
-    endpoint_reporting_delay: str | None = opt(codec=DURATION)
+    endpoint_reporting_delay: str | None = opt(codec=DURATION, check=_WHOLE)
     endpoint_reporting_enabled: bool | None = opt()
     metadata_addr: str | None = opt()
     metadata_port: int | None = opt(check=_PORT)
     openstack_region: str | None = opt()
-    reporting_interval: str | None = opt(codec=DURATION)
-    reporting_ttl: str | None = opt("reportingTTL", codec=DURATION)
+    reporting_interval: str | None = opt(codec=DURATION, check=_WHOLE)
+    reporting_ttl: str | None = opt("reportingTTL", codec=DURATION, check=_WHOLE)
     generic_xdp_enabled: bool | None = opt("genericXDPEnabled")
     xdp_enabled: bool | None = opt()
-    xdp_refresh_interval: str | None = opt(codec=DURATION)
+    xdp_refresh_interval: str | None = opt(codec=DURATION, check=_WHOLE)
     vxlan_enabled: bool | None = opt()
     vxlan_mtu: int | None = opt("vxlanMTU")
     vxlan_mtu_v6: int | None = opt("vxlanMTUV6")
@@ -253,11 +265,11 @@ class FelixConfigurationSpec(Struct):
     wireguard_listening_port_v6: int | None = opt()
     wireguard_mtu: int | None = opt("wireguardMTU")
     wireguard_mtu_v6: int | None = opt("wireguardMTUV6")
-    wireguard_keep_alive: str | None = opt(codec=DURATION)
+    wireguard_keep_alive: str | None = opt(codec=DURATION, check=_WHOLE)
     wireguard_routing_rule_priority: int | None = opt()
     wireguard_threading_enabled: bool | None = opt()
     flow_logs_collector_debug_trace: bool | None = opt()
-    flow_logs_flush_interval: str | None = opt(codec=DURATION)
+    flow_logs_flush_interval: str | None = opt(codec=DURATION, check=_WHOLE)
     flow_logs_goldmane_server: str | None = opt()
     flow_logs_local_reporter: str | None = opt(check=_ENABLED)
     flow_logs_policy_evaluation_mode: str | None = opt(check=checks.one_of("Continuous", "None"))
@@ -266,12 +278,12 @@ class FelixConfigurationSpec(Struct):
     debug_host: str | None = opt()
     debug_memory_profile_path: str | None = opt()
     debug_port: int | None = opt(check=_PORT)
-    debug_simulate_calc_graph_hang_after: str | None = opt(codec=DURATION)
-    debug_simulate_dataplane_apply_delay: str | None = opt(codec=DURATION)
-    debug_simulate_dataplane_hang_after: str | None = opt(codec=DURATION)
+    debug_simulate_calc_graph_hang_after: str | None = opt(codec=DURATION, check=_WHOLE)
+    debug_simulate_dataplane_apply_delay: str | None = opt(codec=DURATION, check=_WHOLE)
+    debug_simulate_dataplane_hang_after: str | None = opt(codec=DURATION, check=_WHOLE)
     usage_reporting_enabled: bool | None = opt()
-    usage_reporting_initial_delay: str | None = opt(codec=DURATION)
-    usage_reporting_interval: str | None = opt(codec=DURATION)
+    usage_reporting_initial_delay: str | None = opt(codec=DURATION, check=_WHOLE)
+    usage_reporting_interval: str | None = opt(codec=DURATION, check=_WHOLE)
 
 
 @define(kw_only=True)

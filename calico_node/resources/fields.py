@@ -51,7 +51,8 @@ class Codec:
 class Member:
     """What is known of one attribute.
 
-    ``name`` is the JSON name ("" = the attribute name in camelCase).  ``always`` writes the field even when absent
+    ``name`` is the JSON name ("" = the attribute name in camelCase).  ``shape`` is the class that a value kept as
+    plain JSON (an ``Any``, or a dict of them) must read as.  ``always`` writes the field even when absent (as null)
     or empty.  ``zero`` says that False, 0 and {} mean absent (Go's omitempty on a plain value); without it only
     None and "" are left out, and [] and empty maps where the attribute is declared without None.
     """
@@ -60,6 +61,7 @@ class Member:
     check: Check | None = None
     each: Check | None = None
     codec: Codec | None = None
+    shape: "type[Struct] | None" = None
     always: bool = False
     zero: bool = False
     required: bool = False
@@ -71,6 +73,10 @@ class Struct:
     """Base of all JSON objects.  ``extra`` keeps members that the class does not know, to write them back."""
 
     extra: dict[str, Any] | None = field(default=None, repr=False, eq=False)
+
+    def fault(self) -> "Fault | None":
+        """What is wrong with this object as a whole, beyond its single members."""
+        return None
 
 
 def opt(
@@ -97,11 +103,20 @@ def lst(
     each: Check | None = None,
     *,
     codec: Codec | None = None,
+    shape: type[Struct] | None = None,
     limit: int | None = None,
     always: bool = False,
 ) -> Any:
     """A list, absent is empty; ``each`` checks every item and ``limit`` bounds their number."""
-    return field(factory=list, metadata={KEY: Member(name, each=each, codec=codec, limit=limit, always=always)})
+    member = Member(name, each=each, codec=codec, shape=shape, limit=limit, always=always)
+    return field(factory=list, metadata={KEY: member})
+
+
+def plain(
+    shape: type[Struct], name: str = "", *, always: bool = False, factory: Callable[[], dict[str, Any]] = dict
+) -> Any:
+    """An object kept as plain JSON, which must read as ``shape``; absent is empty."""
+    return field(factory=factory, metadata={KEY: Member(name, shape=shape, always=always)})
 
 
 def mapping(name: str = "", *, check: Check | None = None, always: bool = False) -> Any:

@@ -56,6 +56,7 @@ _ALL = (
         "cluster",
         "kubecontrollersconfig kubecontrollersconfigs",
     ),
+    _kind("LiveMigration", "livemigrations", "endpoint", namespaced=True, ctl=False),
     _kind("NetworkPolicy", "networkpolicies", "policy", "policy policies np pol pols", namespaced=True),
     _kind("NetworkSet", "networksets", "policy", "netsets", namespaced=True),
     _kind("Node", "nodes", "endpoint", "no nos"),

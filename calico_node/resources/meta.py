@@ -13,6 +13,31 @@ API_VERSION = "projectcalico.org/v3"
 
 
 @define(kw_only=True)
+class OwnerReference(Struct):
+    """The object by whose deletion this one goes."""
+
+    api_version: str | None = opt()
+    kind: str | None = opt()
+    name: str | None = opt()
+    uid: str | None = opt()
+    controller: bool | None = opt()
+    block_owner_deletion: bool | None = opt()
+
+
+@define(kw_only=True)
+class ManagedFields(Struct):
+    """What the Kubernetes API server notes of an object's writers."""
+
+    manager: str | None = opt()
+    operation: str | None = opt()
+    api_version: str | None = opt()
+    time: str | None = opt(check=checks.timestamp)
+    fields_type: str | None = opt()
+    fields_v1: Any = opt("fieldsV1")
+    subresource: str | None = opt()
+
+
+@define(kw_only=True)
 class ObjectMeta(Struct):
     """Metadata of a resource.  ``creation_timestamp`` is RFC 3339 text, ``resource_version`` the decimal text of the
     datastore revision; the latter is never stored."""
@@ -24,14 +49,14 @@ class ObjectMeta(Struct):
     uid: str | None = opt()
     resource_version: str | None = opt()
     generation: int | None = opt(zero=True)
-    creation_timestamp: str | None = opt()
-    deletion_timestamp: str | None = opt()
+    creation_timestamp: str | None = opt(check=checks.timestamp)
+    deletion_timestamp: str | None = opt(check=checks.timestamp)
     deletion_grace_period_seconds: int | None = opt()
     labels: dict[str, str] = mapping(check=checks.labels)
     annotations: dict[str, str] = mapping(check=checks.annotations)
-    owner_references: list[Any] = lst()
+    owner_references: list[Any] = lst(shape=OwnerReference)
     finalizers: list[str] = lst()
-    managed_fields: list[Any] = lst()
+    managed_fields: list[Any] = lst(shape=ManagedFields)
 
 
 @define(kw_only=True)

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 from attrs import define
 
 from calico_node.resources import checks
-from calico_node.resources.fields import Struct, always, lst, mapping, opt, req
+from calico_node.resources.fields import Struct, always, lst, mapping, opt, plain, req
+from calico_node.resources.kubernetes_rules import EgressRule, IngressRule, LabelSelector
 from calico_node.resources.meta import Resource
 from calico_node.resources.scalars import PORT, PROTOCOL, check_port, check_protocol
 
@@ -142,12 +143,12 @@ class StagedGlobalNetworkPolicySpec(GlobalNetworkPolicySpec):
 
 @define(kw_only=True)
 class StagedKubernetesNetworkPolicySpec(Struct):
-    """The fields of a Kubernetes NetworkPolicy, kept as they are."""
+    """The fields of a Kubernetes NetworkPolicy, kept as plain JSON."""
 
     staged_action: str | None = opt(check=_STAGED_ACTION)
-    pod_selector: dict[str, Any] = mapping(always=True)
-    ingress: list[Any] = lst()
-    egress: list[Any] = lst()
+    pod_selector: dict[str, Any] = plain(LabelSelector, always=True)
+    ingress: list[Any] = lst(shape=IngressRule)
+    egress: list[Any] = lst(shape=EgressRule)
     policy_types: list[str] = lst(each=_TYPES)
 
 
@@ -190,10 +191,22 @@ class TierSpec(Struct):
 
 
 @define(kw_only=True)
-class ConditionsStatus(Struct):
-    """Conditions as in Kubernetes, kept as they are."""
+class Condition(Struct):
+    """A condition as Kubernetes writes it."""
 
-    conditions: list[Any] = lst()
+    type: str | None = opt()
+    status: str | None = opt()
+    observed_generation: int | None = opt()
+    last_transition_time: str | None = opt(check=checks.timestamp)
+    reason: str | None = opt()
+    message: str | None = opt()
+
+
+@define(kw_only=True)
+class ConditionsStatus(Struct):
+    """Conditions, kept as plain JSON."""
+
+    conditions: list[Any] = lst(shape=Condition)
 
 
 @define(kw_only=True)

@@ -42,7 +42,7 @@ def check_staged_global_policy(resource: Any) -> None:
 
 
 def check_staged_kubernetes_policy(resource: Any) -> None:
-    if not _is_delete(resource, ("podSelector",)):
+    if not _is_delete(resource, ()):
         _check_types(resource.spec.policy_types, "policyTypes")
 
 
@@ -53,10 +53,9 @@ def check_profile(resource: Any) -> None:
 def _is_delete(resource: Any, allowed: tuple[str, ...]) -> bool:
     if resource.spec.staged_action != "Delete":
         return False
+    unknown = resource.spec.extra or {}
     for name, value in write_struct(resource.spec).items():
-        if name not in ("stagedAction", *allowed) or value == {}:
-            if value == {}:
-                continue
+        if name not in ("stagedAction", *allowed, *unknown) and value != {}:
             raise Fault("must be absent with stagedAction Delete", path=f"spec.{name}")
     return True
 

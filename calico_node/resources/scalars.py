@@ -17,6 +17,8 @@ DSCP_NAMES = {
 
 _UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "μs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 _DURATION_PART = re.compile(r"([0-9]*)(?:\.([0-9]*))?(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
+_WHOLE_DURATION = re.compile(r"(?:[0-9]+(?:ms|s|m|h))*", re.ASCII)
+_PLAIN_DURATION = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|s|m|h))*", re.ASCII)
 _PORT_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
 _DIGITS = re.compile(r"[0-9]+", re.ASCII)
 
@@ -81,6 +83,22 @@ def _read_duration(raw: Any) -> str:
 
 DURATION = Codec(_read_duration)
 """A Go duration, kept as its canonical text (``duration_seconds`` gives the number)."""
+
+
+def check_whole_duration(text: str) -> str | None:
+    """The pattern that 20 fields of Calico's FelixConfiguration CRD have: it knows neither fraction nor sign."""
+    if _WHOLE_DURATION.fullmatch(text):
+        return None
+    return "must be made of whole numbers of h, m, s and ms, as in 1m30s (Calico's schema takes no fraction here)"
+
+
+def check_positive_duration(text: str) -> str | None:
+    """The same with fractions."""
+    return None if _PLAIN_DURATION.fullmatch(text) else "must be made of numbers of h, m, s and ms, as in 1m30s"
+
+
+def check_not_negative(text: str) -> str | None:
+    return "must not be negative" if text.startswith("-") else None
 
 
 def _read_protocol(raw: Any) -> str | int:

@@ -6,7 +6,7 @@ from typing import Any, Union, get_args, get_origin
 
 from attrs import fields, frozen
 
-from calico_node.resources.fields import KEY, Codec, Fault, Member, Struct, json_name
+from calico_node.resources.fields import KEY, Fault, Member, Struct, json_name
 
 Reader = Callable[[Any, bool], Any]
 Writer = Callable[[Any], Any]
@@ -48,7 +48,7 @@ def _make_plans(cls: type[Struct]) -> dict[str, Plan]:
             continue
         kind, optional = _strip_optional(attribute.type)
         name = member.name or json_name(attribute.name)
-        read, write, element = _codec(kind, member.codec)
+        read, write, element = _codec(kind, member)
         plans[name] = Plan(attribute.name, name, member, read, write, optional, element)
     return plans
 
@@ -90,9 +90,7 @@ def write_struct(value: Struct) -> dict[str, Any]:
         always = plan.member.always
         if not always and _is_absent(plan, item):
             continue
-        if item is None:
-            continue
-        written = plan.write(item)
+        written = None if item is None else plan.write(item)
         if written == {} and plan.member.zero and not always:
             continue
         out[name] = written
@@ -130,13 +128,15 @@ def _strip_optional(kind: Any) -> tuple[Any, bool]:
     return kind, False
 
 
-def _codec(kind: Any, codec: Codec | None) -> tuple[Reader, Writer, type[Struct] | None]:
-    origin = get_origin(kind)
+def _codec(kind: Any, member: Member) -> tuple[Reader, Writer, type[Struct] | None]:
+    origin, codec = get_origin(kind), member.codec
+    if member.shape is not None and origin is not list:
+        return _shape_reader(member.shape), lambda value: value, None
     if origin is list:
-        read, write, element = _codec(get_args(kind)[0], codec)
+        read, write, element = _codec(get_args(kind)[0], member)
         return _list_reader(read), lambda values: [write(value) for value in values], element
     if origin is dict:
-        read, write, element = _codec(get_args(kind)[1], codec)
+        read, write, element = _codec(get_args(kind)[1], member)
         return _map_reader(read), lambda values: {key: write(values[key]) for key in sorted(values)}, element
     if codec is not None:
         return (lambda raw, strict: codec.read(raw)), codec.write, None
@@ -145,6 +145,16 @@ def _codec(kind: Any, codec: Codec | None) -> tuple[Reader, Writer, type[Struct]
     if kind is Any:
         return (lambda raw, strict: raw), (lambda value: value), None
     return _SCALARS[kind][0], _SCALARS[kind][1], None
+
+
+def _shape_reader(shape: type[Struct]) -> Reader:
+    """Keeps the JSON object as it is once it has been read as ``shape``."""
+
+    def read_shape(raw: Any, strict: bool) -> Any:
+        read_struct(shape, raw, strict)
+        return raw
+
+    return read_shape
 
 
 def _list_reader(read: Reader) -> Reader:
@@ -197,8 +207,8 @@ def _read_int(raw: Any, strict: bool) -> int:
         raw = int(raw)
     if not isinstance(raw, int) or isinstance(raw, bool):
         raise Fault("must be an integer", raw)
-    if not -(2**63) <= raw < 2**64:
-        raise Fault("integer is out of range", raw)
+    if not -(2**63) <= raw < 2**63:
+        raise Fault("integer is out of range: it must fit in 64 bits", raw)
     return raw
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from calico_node.resources.api import as_error
 from calico_node.resources.fields import Check, Fault, Struct
 from calico_node.resources.meta import Resource
-from calico_node.resources.structure import Plan, plan_of
+from calico_node.resources.structure import Plan, plan_of, read_struct
 
 
 def validate(resource: Resource, *, origin: str = "") -> None:
@@ -34,6 +34,9 @@ def check_struct(value: Struct) -> None:
             _check_member(plan, item)
         except Fault as fault:
             raise fault.under(name) from None
+    whole = value.fault()
+    if whole:
+        raise whole
 
 
 def _check_member(plan: Plan, item: Any) -> None:
@@ -44,7 +47,9 @@ def _check_member(plan: Plan, item: Any) -> None:
         return
     if member.check and (item or not isinstance(item, dict)):
         _apply(member.check, item, shown=not isinstance(item, dict))
-    if isinstance(item, Struct):
+    if member.shape is not None and not isinstance(item, list):
+        check_struct(read_struct(member.shape, item, False))
+    elif isinstance(item, Struct):
         check_struct(item)
     elif isinstance(item, list):
         if member.limit is not None and len(item) > member.limit:
@@ -53,7 +58,9 @@ def _check_member(plan: Plan, item: Any) -> None:
             try:
                 if member.each:
                     _apply(member.each, entry)
-                if isinstance(entry, Struct):
+                if member.shape is not None:
+                    check_struct(read_struct(member.shape, entry, False))
+                elif isinstance(entry, Struct):
                     check_struct(entry)
             except Fault as fault:
                 raise fault.under(f"[{index}]") from None

@@ -114,6 +114,11 @@ notes: |
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{b}: &{b} [{', '.join(['*' + a] * 10)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
 )
+# Maps that hold nothing but merges of each other have no values to count.
+MERGE_BOMB = "a: &a {}\n" + "".join(
+    f"{b}: &{b} {{<<: [{', '.join(['*' + a] * 10)}]}}\n" for a, b in zip("abcdefghijkl", "bcdefghijklm", strict=True)
+)
+ALIAS_TOWER = "a0: &a0 []\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1, 200))
 
 
 @pytest.mark.parametrize(
@@ -125,7 +130,8 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("x: 1\n---\n{[a]: 1}", r"document 2, line 3, column 2: a map key must be text"),
         ("a: !!python/object:os.system x", r"tag .* is not supported"),
         ("a: *b", "undefined alias"),
-        ("a: &a [*a]", "nested too deeply"),
+        ("a: &a [*a]", "levels deep"),
+        ("a: &a {<<: *a}", "nested too deeply"),
         ("a: .inf", "not a number that JSON can hold"),
         ("a: 12:30:45", "put in quotes"),
         ("a: 0b", "malformed|not a number"),
@@ -133,7 +139,10 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("[" * 100_000, "levels deep"),
         ("- " * 100_000, "levels deep"),
         ("{a: " * 5_000, "levels deep"),
-        (BOMB, "more than 2000000 values"),
+        (BOMB, "aliases make it more than"),
+        (MERGE_BOMB, "aliases make it more than"),
+        (ALIAS_TOWER, "levels deep"),
+        ("a: 1.0e+999", "not a number that JSON can hold"),
         (b"a: \xff", "malformed YAML: 'utf-8' codec"),
         ("a: \x00", "malformed YAML"),
     ],

@@ -215,6 +215,7 @@ def test_text_that_is_not_unicode_is_refused() -> None:
 def test_kinds_and_their_names() -> None:
     assert {info.kind: info.plural for info in KINDS.values()}["BGPPeer"] == "bgppeers"
     assert [info.kind for info in KINDS.values() if info.namespaced] == [
+        "LiveMigration",
         "NetworkPolicy",
         "NetworkSet",
         "StagedKubernetesNetworkPolicy",

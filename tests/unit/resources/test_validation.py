@@ -7,15 +7,12 @@ from typing import Any
 import pytest
 
 from calico_node.errors import ValidationError
-from calico_node.resources import Resource, apply_defaults, from_dict, to_dict, validate
+from calico_node.resources import KINDS, Resource, apply_defaults, from_dict, to_dict, validate
 from calico_node.resources.rules import parse_peer_ip
 
 
 def make(kind: str, spec: dict[str, Any], *, name: str = "default", namespace: str = "", **metadata: Any) -> Resource:
-    namespaced = kind in ("NetworkPolicy", "NetworkSet", "WorkloadEndpoint") or kind in (
-        "StagedNetworkPolicy",
-        "StagedKubernetesNetworkPolicy",
-    )
+    namespaced = KINDS[kind].namespaced
     meta = {"name": name, **({"namespace": namespace or "prod"} if namespaced or namespace else {}), **metadata}
     return from_dict({"apiVersion": "projectcalico.org/v3", "kind": kind, "metadata": meta, "spec": spec})
 
@@ -84,12 +81,30 @@ def test_other_defaults() -> None:
         "logSeverityScreen": "Info",
         "serviceLoadBalancerAggregation": "Enabled",
     }
-    felix = checked("FelixConfiguration", {"bpfConnectTimeLoadBalancingEnabled": True, "reportingInterval": "1500ms"})
+    felix = checked(
+        "FelixConfiguration", {"bpfConnectTimeLoadBalancingEnabled": True, "dataplaneWatchdogTimeout": "1500ms"}
+    )
     assert felix["bpfConnectTimeLoadBalancing"] == "Enabled"
     assert felix["bpfHostNetworkedNATWithoutCTLB"] == "Disabled"
-    assert felix["reportingInterval"] == "1.5s"
+    assert felix["dataplaneWatchdogTimeout"] == "1.5s"
     assert felix["nftablesMode"] == "Auto"
     assert checked("FelixConfiguration", {})["floatingIPs"] == "Disabled"
+    assert checked("IPAMConfiguration", {}) == {
+        "strictAffinity": False,
+        "autoAllocateBlocks": True,
+        "maxBlocksPerHost": 0,
+    }
+    assert checked(
+        "KubeControllersConfiguration", {"controllers": {"node": {}, "loadBalancer": {}, "migration": {}}}
+    ) == {
+        "healthChecks": "Enabled",
+        "prometheusMetricsPort": 9094,
+        "controllers": {
+            "node": {"leakGracePeriod": "15m0s"},
+            "loadBalancer": {"assignIPs": "AllServices"},
+            "migration": {"policyNameMigrator": "Enabled"},
+        },
+    }
     assert checked("StagedKubernetesNetworkPolicy", {"podSelector": {}, "egress": [{}]})["policyTypes"] == [
         "Ingress",
         "Egress",
@@ -352,6 +367,201 @@ REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
         "spec.failsafeInboundHostPorts[0].protocol",
         "TCP",
     ),
+    ("FelixConfiguration", {"reportingInterval": "1500ms"}, {}, "spec.reportingInterval", "no fraction"),
+    ("FelixConfiguration", {"wireguardKeepAlive": "-5s"}, {}, "spec.wireguardKeepAlive", "whole numbers"),
+    ("FelixConfiguration", {"xdpRefreshInterval": "5us"}, {}, "spec.xdpRefreshInterval", "whole numbers"),
+    (
+        "FelixConfiguration",
+        {"liveMigrationRouteConvergenceTime": "-1s"},
+        {},
+        "spec.liveMigrationRouteConvergenceTime",
+        "numbers of h",
+    ),
+    (
+        "FelixConfiguration",
+        {"healthTimeoutOverrides": [{"name": "a", "timeout": "-1s"}]},
+        {},
+        "spec.healthTimeoutOverrides[0].timeout",
+        "negative",
+    ),
+    ("FelixConfiguration", {"iptablesMarkMask": 2**32}, {}, "spec.iptablesMarkMask", "4294967295"),
+    ("FelixConfiguration", {"kubeNodePortRanges": ["http"]}, {}, "spec.kubeNodePortRanges[0]", "number or range"),
+    ("FelixConfiguration", {"kubeNodePortRanges": [1, 2, 3, 4, 5, 6, 7, 8]}, {}, "spec.kubeNodePortRanges", "7"),
+    ("FelixConfiguration", {"istioDSCPMark": "EF2"}, {}, "spec.istioDSCPMark", "0 to 63"),
+    ("FelixConfiguration", {"routeTableRange": {"min": 0, "max": 250}}, {}, "spec.routeTableRange.min", "1 to 250"),
+    ("FelixConfiguration", {"routeTableRanges": [{"min": 1, "max": 70000}]}, {}, "spec.routeTableRanges", "65535"),
+    ("FelixConfiguration", {"bpfLogFilters": {"a b": "x"}}, {}, "spec.bpfLogFilters", "interface"),
+    ("FelixConfiguration", {"externalNodesList": ["fd00::/8"]}, {}, "spec.externalNodesList[0]", "IPv4"),
+    ("FelixConfiguration", {"openstackRegion": "a" * 47}, {}, "spec.openstackRegion", "46"),
+    ("IPAMConfiguration", {"maxBlocksPerHost": 1000001}, {}, "spec.maxBlocksPerHost", "0 to 1000000"),
+    ("IPAMConfiguration", {"ipCooldownSeconds": 1201}, {}, "spec.ipCooldownSeconds", "0 to 1200"),
+    ("IPAMConfiguration", {"kubeVirtVMAddressPersistence": "On"}, {}, "spec.kubeVirtVMAddressPersistence", "Enabled"),
+    ("IPReservation", {"reservedCIDRs": ["10.0.0.1"]}, {}, "spec.reservedCIDRs[0]", "no prefix length"),
+    ("CalicoNodeStatus", {"node": "a", "updatePeriodSeconds": 86401}, {}, "spec.updatePeriodSeconds", "86400"),
+    ("CalicoNodeStatus", {"classes": []}, {}, "spec.node", "required"),
+    (
+        "KubeControllersConfiguration",
+        {"controllers": {"node": {"hostEndpoint": {"templates": [{"labels": {"a": "?"}}]}}}},
+        {},
+        "spec.controllers.node.hostEndpoint.templates[0].labels",
+        "label value",
+    ),
+    (
+        "KubeControllersConfiguration",
+        {"controllers": {"loadBalancer": {"assignIPs": "None"}}},
+        {},
+        "spec.controllers.loadBalancer.assignIPs",
+        "AllServices",
+    ),
+    ("KubeControllersConfiguration", {"prometheusMetricsPort": 65536}, {}, "spec.prometheusMetricsPort", "65535"),
+    ("BGPConfiguration", {"ipv4NormalRoutePriority": 2**31 - 1}, {}, "spec.ipv4NormalRoutePriority", "2147483646"),
+    ("BGPConfiguration", {"localWorkloadPeeringIPV6": "10.0.0.1"}, {}, "spec.localWorkloadPeeringIPV6", "IPv6"),
+    ("BGPPeer", {"ttlSecurity": 256}, {}, "spec.ttlSecurity", "255"),
+    ("BGPPeer", {"numAllowedLocalASNumbers": 2**31}, {}, "spec.numAllowedLocalASNumbers", "2147483647"),
+    ("BGPPeer", {"localWorkloadSelector": "all()", "peerIP": "1.1.1.1"}, {}, "spec.localWorkloadSelector", "peerIP"),
+    (
+        "BGPFilter",
+        {"exportV4": [{"action": "Accept", "prefixLength": {"min": 1}}]},
+        {},
+        "spec.exportV4[0].prefixLength",
+        "needs cidr",
+    ),
+    (
+        "BGPFilter",
+        {
+            "exportV4": [
+                {"action": "Accept", "cidr": "10.0.0.0/8", "matchOperator": "In", "prefixLength": {"max": 33}}
+            ]
+        },
+        {},
+        "spec.exportV4[0].prefixLength.max",
+        "0 to 32",
+    ),
+    (
+        "BGPFilter",
+        {"exportV4": [{"action": "Accept", "communities": {"values": ["1:1", "1:2"]}}]},
+        {},
+        "spec.exportV4[0].communities.values",
+        "exactly one",
+    ),
+    (
+        "BGPFilter",
+        {"exportV4": [{"action": "Reject", "operations": [{"setPriority": {"value": 1}}]}]},
+        {},
+        "spec.exportV4[0].action",
+        "Accept",
+    ),
+    (
+        "BGPFilter",
+        {"exportV4": [{"action": "Accept", "operations": [{"prependASPath": {"prefix": [1] * 11}}]}]},
+        {},
+        "spec.exportV4[0].operations[0].prependASPath.prefix",
+        "at most 10",
+    ),
+    (
+        "BGPFilter",
+        {"exportV4": [{"action": "Accept", "interface": "a" * 16}]},
+        {},
+        "spec.exportV4[0].interface",
+        "15",
+    ),
+    ("NetworkPolicy", {"ingress": [{"action": "Allow"}] * 1025}, {}, "spec.ingress", "at most 1024"),
+    ("NetworkPolicy", rule(source={"nets": ["10.0.0.0/8"] * 257}), {}, "spec.ingress[0].source.nets", "at most 256"),
+    (
+        "NetworkPolicy",
+        rule(protocol="TCP", source={"ports": [1] * 51}),
+        {},
+        "spec.ingress[0].source.ports",
+        "at most 50",
+    ),
+    ("NetworkPolicy", rule(http={"methods": ["GET"] * 21}), {}, "spec.ingress[0].http.methods", "at most 20"),
+    (
+        "NetworkPolicy",
+        {},
+        {"annotations": {f"k{n}": "é" * 32768 for n in range(4)}},
+        "metadata.annotations",
+        "larger than 262144 bytes",
+    ),
+    ("NetworkPolicy", {}, {"labels": {"a" * 64: ""}}, "metadata.labels", "not a valid key"),
+    ("NetworkPolicy", {}, {"labels": {"a/b/c": ""}}, "metadata.labels", "not a valid key"),
+    ("NetworkPolicy", {}, {"labels": {"/b": ""}}, "metadata.labels", "not a valid key"),
+    ("NetworkPolicy", {}, {"labels": {"A.b/c": ""}}, "metadata.labels", "not a valid key"),
+    ("NetworkPolicy", {}, {"labels": {"é": ""}}, "metadata.labels", "not a valid key"),
+    ("NetworkPolicy", {}, {"labels": {"a": "b" * 64}}, "metadata.labels", "not a valid label value"),
+    ("NetworkPolicy", {}, {"creationTimestamp": "yesterday"}, "metadata.creationTimestamp", "must be a time"),
+    ("NetworkPolicy", {}, {"creationTimestamp": "2026-02-30T10:00:00Z"}, "metadata.creationTimestamp", "a time"),
+    ("NetworkPolicy", {}, {"namespace": "a.b"}, "metadata.namespace", "DNS label"),
+    (
+        "StagedKubernetesNetworkPolicy",
+        {"stagedAction": "Delete", "podSelector": {"matchLabels": {"a": "b"}}},
+        {},
+        "spec.podSelector",
+        "Delete",
+    ),
+    (
+        "StagedKubernetesNetworkPolicy",
+        {"podSelector": {"matchExpressions": [{"key": "a", "operator": "In"}]}},
+        {},
+        "spec.podSelector.matchExpressions[0].values",
+        "needs some",
+    ),
+    (
+        "StagedKubernetesNetworkPolicy",
+        {"podSelector": {"matchExpressions": [{"key": "a", "operator": "Near"}]}},
+        {},
+        "spec.podSelector.matchExpressions[0].operator",
+        "DoesNotExist",
+    ),
+    (
+        "StagedKubernetesNetworkPolicy",
+        {"ingress": [{"from": [{}]}]},
+        {},
+        "spec.ingress[0].from[0]",
+        "needs podSelector",
+    ),
+    (
+        "StagedKubernetesNetworkPolicy",
+        {"egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}, "podSelector": {}}]}]},
+        {},
+        "spec.egress[0].to[0].ipBlock",
+        "combined",
+    ),
+    (
+        "StagedKubernetesNetworkPolicy",
+        {"egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["11.0.0.0/16"]}}]}]},
+        {},
+        "spec.egress[0].to[0].ipBlock.except[0]",
+        "within",
+    ),
+    (
+        "StagedKubernetesNetworkPolicy",
+        {"ingress": [{"ports": [{"protocol": "ICMP"}]}]},
+        {},
+        "spec.ingress[0].ports[0].protocol",
+        "SCTP",
+    ),
+    (
+        "StagedKubernetesNetworkPolicy",
+        {"ingress": [{"ports": [{"port": 80, "endPort": 79}]}]},
+        {},
+        "spec.ingress[0].ports[0].endPort",
+        "below",
+    ),
+    (
+        "StagedKubernetesNetworkPolicy",
+        {"ingress": [{"ports": [{"port": "http", "endPort": 79}]}]},
+        {},
+        "spec.ingress[0].ports[0].endPort",
+        "numeric",
+    ),
+    ("LiveMigration", {"target": {"selector": "a"}}, {}, "spec.target.selector", "invalid selector"),
+    (
+        "LiveMigration",
+        {"source": {"workload": {}, "workloadEndpoint": {}}},
+        {},
+        "spec.source.workloadEndpoint",
+        "combined",
+    ),
     ("ClusterInformation", {}, {"name": "x"}, "metadata.name", "default"),
     ("KubeControllersConfiguration", {"healthChecks": "yes"}, {}, "spec.healthChecks", "Enabled"),
     ("CalicoNodeStatus", {"node": "a", "classes": ["All"]}, {}, "spec.classes[0]", "Agent"),
@@ -392,12 +602,39 @@ def test_refused(kind: str, spec: dict[str, Any], metadata: dict[str, Any], fiel
         ("BGPPeer", {"peerIP": "[fd00::1]:1790", "asNumber": 64512, "reachableBy": "fd00::2"}, {}),
         ("BGPPeer", {"peerSelector": "has(rr)", "nodeSelector": "all()"}, {}),
         ("FelixConfiguration", {"nodeSelector": "has(gpu)"}, {"name": "gpu"}),
+        ("FelixConfiguration", {"reportingInterval": "1h0m30s", "iptablesLockProbeInterval": "50ms"}, {}),
+        ("FelixConfiguration", {"liveMigrationRouteConvergenceTime": "1.5s", "dataplaneWatchdogTimeout": "2µs"}, {}),
+        ("FelixConfiguration", {"iptablesMarkMask": 2**32 - 1, "istioDSCPMark": "AF43"}, {}),
+        ("BGPFilter", {"importV4": [{"action": "Reject", "interface": "*"}]}, {}),
+        ("NetworkPolicy", {}, {"creationTimestamp": "2026-08-01T10:00:00.123+02:00", "annotations": {"A.B/c": "é"}}),
+        ("NetworkPolicy", {}, {"annotations": {"k": "x" * (256 * 1024 - 1)}}),
+        ("StagedKubernetesNetworkPolicy", {"ingress": [{}], "egress": [{"ports": [{"protocol": "SCTP"}]}]}, {}),
+        ("LiveMigration", {}, {}),
         ("FelixConfiguration", {"bpfConntrackTimeouts": {"tcpSynSent": "Auto", "udpTimeout": "1m"}}, {}),
         ("FelixConfiguration", {"failsafeInboundHostPorts": [], "natPortRange": "1000:2000"}, {}),
     ],
 )  # fmt: skip
 def test_allowed(kind: str, spec: dict[str, Any], metadata: dict[str, Any]) -> None:
     checked(kind, spec, **metadata)
+
+
+def test_an_empty_status_is_written_where_calico_writes_it() -> None:
+    daemon = {"state": "", "version": "", "routerID": "", "lastBootTime": "", "lastReconfigurationTime": ""}
+    assert to_dict(make("CalicoNodeStatus", {"node": "n"}))["status"] == {
+        "lastUpdated": None,
+        "agent": {"birdV4": daemon, "birdV6": daemon},
+        "bgp": {
+            "numberEstablishedV4": 0,
+            "numberNotEstablishedV4": 0,
+            "numberEstablishedV6": 0,
+            "numberNotEstablishedV6": 0,
+        },
+        "routes": {},
+    }
+    for kind in ("Node", "Tier", "KubeControllersConfiguration"):
+        assert to_dict(make(kind, {}))["status"] == {}
+    assert to_dict(make("KubeControllersConfiguration", {}))["spec"] == {"controllers": {}}
+    assert "status" not in to_dict(make("IPPool", {}))
 
 
 def test_a_namespaced_kind_needs_a_namespace() -> None:
