@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import structlog
 from attrs import evolve, frozen
 
@@ -170,10 +171,11 @@ def poll_interval(environ: Mapping[str, str]) -> float:
     """AUTODETECT_POLL_INTERVAL, a Go duration (default 60s), in seconds.  Raises ``SettingsError``."""
     text = environ.get("AUTODETECT_POLL_INTERVAL", "").strip() or "60s"
     parts = re.findall(r"(\d+(?:\.\d+)?)(h|ms|m|s)", text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise SettingsError(f"AUTODETECT_POLL_INTERVAL = {text!r}: must be a duration such as 60s or 1m30s")
     seconds = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-    return sum(float(number) * seconds[unit] for number, unit in parts)
+    interval = sum(float(number) * seconds[unit] for number, unit in parts)
+    if "".join(number + unit for number, unit in parts) != text or interval <= 0:
+        raise SettingsError(f"AUTODETECT_POLL_INTERVAL = {text!r}: must be a duration such as 60s or 1m30s")
+    return interval
 
 
 async def watch_own_node(context: AgentContext) -> None:
@@ -214,8 +216,11 @@ async def _prepare(context: AgentContext) -> None:
     await ensure_default_pool(client, settings.environ, addresses)
     await ensure_configurations(client, settings.node_name)
     nodename_file = settings.state_dir / "nodename"
-    if not nodename_file.is_file() or nodename_file.read_text() != settings.node_name:
-        nodename_file.write_text(settings.node_name)
+    try:
+        if not nodename_file.is_file() or nodename_file.read_text() != settings.node_name:
+            nodename_file.write_text(settings.node_name)
+    except OSError as error:
+        raise SettingsError(f"CALICO_STATE_DIR: the node's name cannot be written down: {error}") from error
 
 
 async def _addresses(route_sink: RouteSink) -> list[HostAddress]:
@@ -233,7 +238,8 @@ async def register_node(client: Client, name: str, environ: Mapping[str, str], a
             stored = None
         node = stored if isinstance(stored, Node) else from_dict(_document("Node", name))
         assert isinstance(node, Node)
-        wanted = _with_environment(node, environ, addresses)
+        # In a thread: can-reach= may have to ask a name server.
+        wanted = await anyio.to_thread.run_sync(_with_environment, node, environ, addresses)
         await _refuse_shared_address(client, wanted, environ)
         if stored is not None and wanted == stored:
             return wanted

@@ -113,7 +113,7 @@ def test_the_poll_interval_is_a_go_duration() -> None:
     assert poll_interval({}) == 60
     assert poll_interval({"AUTODETECT_POLL_INTERVAL": "1m30s"}) == 90
     assert poll_interval({"AUTODETECT_POLL_INTERVAL": "500ms"}) == 0.5
-    for bad in ("60", "1x", "s"):
+    for bad in ("60", "1x", "s", "0s", "0h0m"):
         with pytest.raises(SettingsError, match="AUTODETECT_POLL_INTERVAL"):
             poll_interval({"AUTODETECT_POLL_INTERVAL": bad})
 
