@@ -103,10 +103,11 @@ class EmbeddedEngine:
             self._lock = FileLock(path.with_name(path.name + "-lock"))
             self._notifier = Notifier(path.with_name(path.name + "-notify"))
             with self._lock:
-                if self._lock.remembers and not path.exists():
-                    # An empty one in its place would tell every node of this host to take everything down.
+                if self._lock.remembers and self._vanished():
+                    # An empty one in its place would tell every node of this host to take everything down; and of an
+                    # emptied one SQLite would remove the write-ahead log too.
                     raise DatastoreError(
-                        f"{path}: the datastore's file is gone; put it back, or, to begin anew, stop every "
+                        f"{path}: the datastore's file is gone or empty; put it back, or, to begin anew, stop every "
                         f"calico-node process on this host and remove {path}-lock"
                     )
                 # Made here for its mode; never opened by us otherwise: closing any descriptor of the file would
@@ -137,7 +138,7 @@ class EmbeddedEngine:
     def _require_file(self, store: Store) -> None:
         """Never make an empty store in place of one that vanished: its readers would tear everything down."""
         if store.replaced():
-            raise DatastoreError(f"{self.path}: the datastore's file has been moved away or replaced")
+            raise DatastoreError(f"{self.path}: the datastore's file has been moved away, emptied or replaced")
 
     def _flush(self) -> None:
         """Carry out the queued writes, up to ``_GROUP`` in one SQLite transaction."""
@@ -180,10 +181,13 @@ class EmbeddedEngine:
         if changed:
             self._notifier.notify()
 
+    def _vanished(self) -> bool:
+        return not self.path.exists() or self.path.stat().st_size == 0
+
     def _reopen(self) -> None:
         """After the file came back (or another took its place)."""
-        if not self.path.exists():
-            raise DatastoreError(f"{self.path}: the datastore's file is gone")
+        if self._vanished():
+            raise DatastoreError(f"{self.path}: the datastore's file is gone or empty")
         with self._lock:
             self._reader.close()
             self._writer.close()

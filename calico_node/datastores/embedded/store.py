@@ -193,12 +193,12 @@ class Store:
         self._db.execute("UPDATE meta SET value = ? WHERE name = ?", (value, name))
 
     def replaced(self) -> bool:
-        """Whether the path no longer leads to the file that is open here."""
+        """Whether the path no longer leads to the file that is open here, or that file was emptied."""
         try:
             status = os.stat(self.path)
         except OSError:
             return True
-        return (status.st_dev, status.st_ino) != self.inode
+        return (status.st_dev, status.st_ino) != self.inode or status.st_size == 0
 
     # Reading
 

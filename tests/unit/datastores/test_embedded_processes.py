@@ -231,9 +231,9 @@ async def test_a_file_that_vanishes_is_never_replaced_by_an_empty_one(path: Path
     await engine.put("/a", b"1")
     moved = path.with_name("moved")
     path.rename(moved)
-    with pytest.raises(DatastoreError, match="moved away or replaced"):
+    with pytest.raises(DatastoreError, match="moved away, emptied or replaced"):
         await engine.get("/a")
-    with pytest.raises(DatastoreError, match="moved away or replaced"):
+    with pytest.raises(DatastoreError, match="moved away, emptied or replaced"):
         await engine.put("/b", b"1")
     assert not path.exists()
     moved.rename(path)
@@ -248,7 +248,7 @@ async def test_opening_makes_no_empty_store_where_one_has_vanished(path: Path) -
     await engine.put("/a", b"1")
     for end in ("", "-wal", "-shm"):
         path.with_name(path.name + end).rename(path.with_name("kept.db" + end))
-    with pytest.raises(DatastoreError, match="is gone; put it back, or"):
+    with pytest.raises(DatastoreError, match="is gone or empty; put it back, or"):
         await EmbeddedEngine.open(path)
     assert not path.exists()
     for end in ("", "-wal", "-shm"):
@@ -262,6 +262,21 @@ async def test_opening_makes_no_empty_store_where_one_has_vanished(path: Path) -
     fresh = await EmbeddedEngine.open(path)  # as the message says
     assert (await fresh.get("/a"))[0] is None
     await fresh.close()
+
+
+async def test_an_emptied_file_is_neither_read_nor_made_anew(path: Path) -> None:
+    engine = await EmbeddedEngine.open(path)
+    await engine.put("/a", b"1")
+    content = path.read_bytes()
+    path.write_bytes(b"")
+    with pytest.raises(DatastoreError, match="emptied"):
+        await engine.get("/a")
+    with pytest.raises(DatastoreError, match="is gone or empty"):
+        await EmbeddedEngine.open(path)
+    assert path.with_name("datastore.db-wal").exists()  # where the commits are
+    path.write_bytes(content)
+    assert (await engine.get("/a"))[0] is not None
+    await engine.close()
 
 
 async def test_a_file_that_comes_back_after_another_is_used_again(path: Path) -> None:
