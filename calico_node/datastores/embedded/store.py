@@ -178,7 +178,8 @@ class Store:
             if "not a database" in text or "malformed" in text:
                 raise DatastoreError(
                     f"{self.path}: {text}; stop every calico-node process on this host, move {self.path.name}, "
-                    f"{self.path.name}-wal and {self.path.name}-shm away, and restore a copy or start afresh"
+                    f"{self.path.name}-wal and {self.path.name}-shm away, and restore a copy, or move "
+                    f"{self.path.name}-lock away too and start afresh"
                 ) from error
             raise DatastoreError(f"{self.path}: {text}") from error
 
