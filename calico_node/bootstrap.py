@@ -6,8 +6,11 @@ newcomer starts with any python3; so this module must load on old interpreters, 
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import html.parser
+import http.client
 import os
 import shutil
 import ssl
@@ -16,6 +19,7 @@ import sys
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 
 PIP_WHEEL = "pip-26.3-py3-none-any.whl"
 PIP_SHA256 = "f3b60b20ffaadd4415ed7957212a38ac63fa4c5fa375bd0f4a797777940fad13"
@@ -78,6 +82,8 @@ def _open(url: str) -> bytes:
         raise BootstrapError(f"no network to the package index: {url}: {error.reason}") from None
     except OSError as error:
         raise BootstrapError(f"no network to the package index: {url}: {error}") from None
+    except (ValueError, http.client.HTTPException) as error:
+        raise BootstrapError(f"the package index does not answer as one: {url}: {error!r}") from None
 
 
 def fetch_pip() -> str:
@@ -113,7 +119,9 @@ def _sha256(path: str) -> str:
 def make_venv(python: str) -> None:
     """Make ``.venv`` under a temporary name and rename it, so that a half-made one never looks usable."""
     temporary = f"{VENV}-{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
+    for left in os.listdir(ROOT):
+        if left.startswith(".venv-"):
+            shutil.rmtree(os.path.join(ROOT, left), ignore_errors=True)
     result = subprocess.run([python, "-m", "venv", "--without-pip", temporary], capture_output=True, text=True)
     if result.returncode != 0:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -149,13 +157,31 @@ def _ready(extra: str) -> bool:
 def set_up(extra: str = "") -> str:
     """Make ``.venv`` complete, with the optional dependencies ``extra``; returns its ``bin`` folder.
 
-    Raises ``BootstrapError``.  Does nothing when it is complete already; can be interrupted at any point.
+    Raises ``BootstrapError``.  Does nothing when it is complete already; can be interrupted at any point, and waits
+    for another one that is at it.
     """
-    scripts = os.path.join(VENV, "bin")
-    if _ready(extra):
-        return scripts
-    python = find_python()
+    if not _ready(extra):
+        python = find_python()
+        try:
+            with _alone():
+                if not _ready(extra):
+                    _install(python, extra)
+        except OSError as error:
+            raise BootstrapError(f"{error.filename or ROOT}: {error.strerror or error}") from None
+    return os.path.join(VENV, "bin")
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """One set-up of this clone at a time; the lock goes with its process."""
     os.makedirs(os.path.join(CACHE, "tmp"), exist_ok=True)
+    with open(os.path.join(CACHE, "lock"), "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _install(python: str, extra: str) -> None:
+    scripts = os.path.join(VENV, "bin")
     print(f"setting up {VENV} (once) ...", file=sys.stderr, flush=True)
     wheel = fetch_pip()
     if not os.path.exists(os.path.join(VENV, "pyvenv.cfg")) or not os.path.exists(os.path.join(scripts, "python")):
@@ -178,7 +204,6 @@ def set_up(extra: str = "") -> str:
             raise BootstrapError(_why(result.stderr))
     with open(os.path.join(VENV, ".calico-node-" + (extra or "run")), "w", encoding="utf-8") as file:
         file.write(_stamp(extra))
-    return scripts
 
 
 def _why(output: str) -> str:

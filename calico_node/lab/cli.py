@@ -63,6 +63,12 @@ def _guarded(function: Callable[P, int | None]) -> Callable[P, NoReturn]:
         except BrokenPipeError:
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - lives as long as the process
             status = 2
+        except OSError as error:
+            # A full disk, a folder that may not be written, standard output itself.
+            what = f"{error.filename}: " if error.filename else ""
+            click.echo(f"calico-node lab: {what}{error.strerror or error}", err=True)
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+            status = 2
         sys.exit(status)
 
     return wrapper

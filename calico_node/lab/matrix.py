@@ -11,7 +11,8 @@ from rich.text import Text
 
 from calico_node.lab.probes import Expectation, Probe, Result
 
-_YES, _NO = "✔", "·"
+MARKS, ASCII_MARKS = ("✔", "·"), ("Y", ".")
+"""Reached and not, for terminals that can show everything and for the others."""
 _CORNER = "from \\ to"
 _HEAD_WIDTH = 8
 """Columns of a heading, unless one part of a name is longer."""
@@ -20,7 +21,11 @@ _GAP = 2
 
 
 def render(
-    results: Sequence[Result], expectations: Iterable[Expectation], title: str, width: int = 120
+    results: Sequence[Result],
+    expectations: Iterable[Expectation],
+    title: str,
+    width: int = 120,
+    marks: tuple[str, str] = MARKS,
 ) -> list[Table]:
     """One or more tables, each at most ``width`` columns wide as long as one row's name and one heading fit into it.
 
@@ -40,7 +45,8 @@ def render(
     common = _common_namespace([*rows, *(target for target, _ in columns)])
     heads = {column: _head(column, common) for column in columns}
     first = max(len(_CORNER), *(len(_short(row, common)) for row in rows)) if rows else len(_CORNER)
-    legend = f"{title}  ({_YES} reached, {_NO} not{f'; names without a namespace are in {common}' if common else ''})"
+    legend = f"{title}  ({marks[0]} reached, {marks[1]} not"
+    legend += f"; names without a namespace are in {common})" if common else ")"
     tables: list[Table] = []
     # One column more at either edge.
     for part in _split(list(columns), heads, width - first - 2):
@@ -52,16 +58,16 @@ def render(
         for column in part:
             table.add_column(heads[column], justify="center", no_wrap=True, vertical="bottom")
         for row in rows:
-            table.add_row(_short(row, common), *(_cell(cells.get((row, column)), expected) for column in part))
+            table.add_row(_short(row, common), *(_cell(cells.get((row, column)), expected, marks) for column in part))
         tables.append(table)
     return tables
 
 
-def _cell(result: Result | None, expected: Mapping[Probe, bool]) -> Text:
+def _cell(result: Result | None, expected: Mapping[Probe, bool], marks: tuple[str, str]) -> Text:
     if result is None:
         return Text("")
     wanted = expected.get(result.probe)
-    mark, colour = (_YES, "green") if result.allowed else (_NO, "red")
+    mark, colour = (marks[0], "green") if result.allowed else (marks[1], "red")
     if wanted is not None and wanted != result.allowed:
         return Text(f" {mark}! ", style=f"bold reverse {colour}")
     return Text(mark, style=f"bold {colour}" if wanted is not None else colour)

@@ -168,9 +168,13 @@ class Names:
         """``/etc/hosts`` as seen from a pod of ``namespace`` (its own names also short), or from a node ("")."""
         lines = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback"]
         lines += [f"{address}\t{name}" for name, address in self.machines]
+        taken = {(service.namespace, service.name) for service in self.services}
         for pod in self.pods:
-            names = [f"{pod.name}.{pod.namespace}", f"{pod.name}.{pod.namespace}.pod.{DOMAIN}"]
-            lines.append("\t".join([pod.address, " ".join(_short(names, pod.name, pod.namespace, namespace))]))
+            names = [f"{pod.name}.{pod.namespace}.pod.{DOMAIN}"]
+            # A name that a Service has too is the Service's, as in a cluster.
+            if (pod.namespace, pod.name) not in taken:
+                names = _short([f"{pod.name}.{pod.namespace}", *names], pod.name, pod.namespace, namespace)
+            lines.append(f"{pod.address}\t{' '.join(names)}")
         for service in self.services:
             if service.address:
                 base = f"{service.name}.{service.namespace}"

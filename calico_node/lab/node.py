@@ -24,8 +24,13 @@ from calico_node.linux.namespaces import run_in_netns
 log = structlog.get_logger("lab")
 
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TERM", "TZ", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV")
-_PASSED_PREFIXES = ("FELIX_", "BGP_", "CALICO_IPV4POOL_", "CALICO_IPV6POOL_", "CALICO_DATAPLANE", "CALICO_LOG_LEVEL")
-_DEFAULT_POOL = {
+_DURABILITY = "CALICO_DATASTORE_DURABILITY"
+_PASSED_PREFIXES = (
+    "FELIX_", "BGP_", "CALICO_IPV4POOL_", "CALICO_IPV6POOL_", "CALICO_DATAPLANE", "CALICO_LOG_LEVEL", _DURABILITY,
+)  # fmt: skip
+_DEFAULTS = {
+    # A lab does not outlive its machine: nothing waits for the disk.
+    _DURABILITY: "process",
     "CALICO_IPV4POOL_CIDR": "10.244.0.0/16",
     "CALICO_IPV4POOL_IPIP": "Never",
     "CALICO_IPV4POOL_VXLAN": "Never",
@@ -43,6 +48,11 @@ def base_environ() -> dict[str, str]:
     }
 
 
+def durability() -> dict[str, str]:
+    """The setting that says what a commit to the lab's datastore survives."""
+    return {_DURABILITY: os.environ.get(_DURABILITY) or _DEFAULTS[_DURABILITY]}
+
+
 def program(name: str) -> str:
     """A console script of this installation.  Raises ``LabError`` when it is not installed."""
     path = Path(sys.executable).parent / name
@@ -53,7 +63,7 @@ def program(name: str) -> str:
 
 def agent_environ(node: LabNode, paths: LabPaths, *, controllers: bool) -> dict[str, str]:
     """The settings of a node's agent; ``lab node`` shows the same to its commands."""
-    environ = {**_DEFAULT_POOL, **base_environ()}
+    environ = {**_DEFAULTS, **base_environ()}
     components = os.environ.get("CALICO_COMPONENTS") or COMPONENTS
     environ.update(
         NODENAME=node.name,

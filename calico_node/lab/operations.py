@@ -22,7 +22,7 @@ from calico_node.lab.children import Children
 from calico_node.lab.control import Handler, Progress
 from calico_node.lab.fabric import Fabric
 from calico_node.lab.names import resolv_conf, to_json
-from calico_node.lab.node import NodeRunner, agent_environ, base_environ
+from calico_node.lab.node import NodeRunner, agent_environ, base_environ, durability
 from calico_node.lab.paths import LabPaths
 from calico_node.lab.probes import DNS_POD
 from calico_node.lab.questions import Questions
@@ -138,6 +138,7 @@ class Lab:
             "DATASTORE_TYPE": "embedded",
             "CALICO_DATASTORE_PATH": str(self.paths.datastore),
             "NODENAME": "lab",
+            **durability(),
             "CALICO_STATE_DIR": str(self.paths.root),
             "CALICO_RUN_DIR": str(self.paths.root),
         }

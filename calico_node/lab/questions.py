@@ -130,6 +130,6 @@ class Questions:
         environ = self._lab.nodes[name].environ
         wanted = (
             "DATASTORE_TYPE", "CALICO_DATASTORE_PATH", "CALICO_RUN_DIR", "CALICO_STATE_DIR", "NODENAME",
-            "CALICO_KUBERNETES_STORE",
+            "CALICO_KUBERNETES_STORE", "CALICO_DATASTORE_DURABILITY",
         )  # fmt: skip
         return {variable: environ[variable] for variable in wanted}

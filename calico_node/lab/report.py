@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,6 +37,10 @@ class Report:
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                # A terminal of another alphabet shows a question mark sooner than nothing at all.
+                stream.reconfigure(errors="replace")
         self._out = _Console(highlight=False)
         if not self._out.is_terminal:
             # A file or pipe has no width of its own.
@@ -85,7 +91,8 @@ class Report:
 
     def matrix(self, results: Sequence[Result], expectations: Sequence[Expectation], title: str) -> None:
         if not self._quiet:
-            for table in matrix.render(results, expectations, title, max(60, self._out.width)):
+            marks = matrix.MARKS if self._out.encoding.startswith("utf") else matrix.ASCII_MARKS
+            for table in matrix.render(results, expectations, title, max(60, self._out.width), marks):
                 self._out.print(table)
 
     def verdict(self, wrong: Sequence[Difference], count: int) -> None:

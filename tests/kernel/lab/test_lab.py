@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel.lab.conftest import LabCommand
+from tests.kernel.lab.conftest import COMMAND, LabCommand
 
 APP = """
 apiVersion: v1
@@ -80,8 +80,8 @@ def test_status_shows_ready_nodes_and_established_sessions(up: LabCommand) -> No
 
 def test_everyone_reaches_everyone(up: LabCommand) -> None:
     answers = json.loads(up.ok("probe", "--json"))
-    # What a pod may ask of its own node is another setting's business (DefaultEndpointToHostAction).
-    answers = [answer for answer in answers if not answer["to"].startswith("node:")]
+    asked = [(answer["from"], answer["to"]) for answer in answers]
+    assert ("dev1/client", "node:n2") in asked, "pods ask their own node, too"
     assert len(answers) > 20
     assert [answer for answer in answers if not answer["allowed"]] == []
 
@@ -223,6 +223,21 @@ def test_a_restart_keeps_the_policy_and_the_connections(up: LabCommand, tmp_path
         assert up.allowed("dev1/client", "default/pinned", 80)
     up.ok("delete", "-f", str(file))
     assert up.allowed("dev1/client", "dev1/web", 8080)
+
+
+def test_output_that_cannot_be_written_is_said_in_one_line(up: LabCommand) -> None:
+    for environ, target, status in (({}, "/dev/full", 2), ({"PYTHONIOENCODING": "ascii"}, "/dev/null", 0)):
+        with open(target, "w") as output:
+            done = subprocess.run(
+                [*COMMAND, "probe"],
+                env={**up.environ, **environ},
+                stdout=output,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+            )
+        assert done.returncode == status
+        assert len(done.stderr.splitlines()) == (status == 2), done.stderr
 
 
 def test_unknown_names_are_refused(up: LabCommand, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,3 +80,26 @@ def test_an_old_python_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bootstrap.shutil, "which", lambda _: None)
     with pytest.raises(bootstrap.BootstrapError, match=r"needs Python 3\.11 or newer; this is 3\.9"):
         bootstrap.find_python()
+
+
+def test_an_index_that_is_no_url_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(bootstrap, "CACHE", str(tmp_path))
+    monkeypatch.setenv("PIP_INDEX_URL", "nonsense")
+    with pytest.raises(bootstrap.BootstrapError, match="nonsense/pip/"):
+        bootstrap.fetch_pip()
+
+
+def test_a_clone_that_cannot_be_written_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(bootstrap, "VENV", str(tmp_path / ".venv"))
+    monkeypatch.setattr(bootstrap, "CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(bootstrap.BootstrapError, match="file/cache"):
+        bootstrap.set_up()
+
+
+def test_what_an_interrupted_set_up_left_goes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(bootstrap, "ROOT", str(tmp_path))
+    monkeypatch.setattr(bootstrap, "VENV", str(tmp_path / ".venv"))
+    (tmp_path / ".venv-4711" / "bin").mkdir(parents=True)
+    bootstrap.make_venv(sys.executable)
+    assert [path.name for path in tmp_path.iterdir()] == [".venv"]

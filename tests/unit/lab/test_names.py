@@ -67,6 +67,15 @@ def test_hosts_files_know_a_namespaces_own_names_by_their_first_part() -> None:
     assert "172.30.0.1\tnode1\n" in outside
 
 
+def test_a_pod_leaves_its_name_to_a_service_of_that_name() -> None:
+    pods = (NamedPod("a", "web", "10.244.0.1"), NamedPod("a", "db", "10.244.0.2"))
+    services = (NamedService("a", "web", "10.96.1.1"), NamedService("a", "db", ""))
+    lines = Names(services=services, pods=pods).hosts_file("a").splitlines()
+    assert "10.244.0.1\tweb.a.pod.cluster.local" in lines
+    assert "10.244.0.2\tdb.a.pod.cluster.local" in lines
+    assert "10.96.1.1\tweb web.a web.a.svc web.a.svc.cluster.local" in lines
+
+
 def test_resolv_conf_searches_the_namespace_first() -> None:
     assert "search dev1.svc.cluster.local svc.cluster.local cluster.local\n" in resolv_conf("10.96.0.10", "dev1")
 
