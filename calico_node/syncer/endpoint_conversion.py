@@ -120,8 +120,13 @@ def _nets(values: Iterable[str], version: int) -> tuple[str, ...]:
     return tuple(canonical_cidr(value) for value in values if ip_version(value) == version)
 
 
+_PORT_PROTOCOLS = {"6": "tcp", "17": "udp", "132": "sctp"}
+
+
 def _ports(ports: Iterable[Any]) -> tuple[EndpointPort, ...]:
-    return tuple(EndpointPort(port.name, str(port.protocol).lower(), port.port) for port in ports)
+    """A protocol may be given by number; rules know it by name."""
+    protocols = ((port, str(port.protocol).lower()) for port in ports)
+    return tuple(EndpointPort(port.name, _PORT_PROTOCOLS.get(text, text), port.port) for port, text in protocols)
 
 
 def allocation_block(raw: bytes) -> AllocationBlock:

@@ -278,6 +278,16 @@ def test_named_ports_replace_the_selector_set() -> None:
     assert felix.state.ip_sets[compiled.dst_named_port_ip_set_ids[0]].members == {"10.0.0.1,tcp:8080"}
 
 
+def test_a_port_of_a_protocol_without_ports_breaks_nothing() -> None:
+    """What one endpoint says of itself must not spoil a set that all policies use."""
+    felix = Felix()
+    rule = Rule("allow", dst_ports=(Port(name="http"),))
+    ports = (EndpointPort("http", "tcp", 80), EndpointPort("http", "6", 81), EndpointPort("http", "icmp", 82))
+    felix.put({POD: web(ports=ports), gnp("p"): Policy(outbound_rules=(rule,))})
+    (compiled,) = felix.state.policies[gnp("p")].outbound_rules
+    assert felix.state.ip_sets[compiled.dst_named_port_ip_set_ids[0]].members == {"10.0.0.1,tcp:80"}
+
+
 def test_covered_prefixes_stay_out_of_the_kernel() -> None:
     felix = Felix()
     rule = Rule("allow", src_selector="has(net)")

@@ -81,6 +81,7 @@ def test_workload_endpoint() -> None:
         "ports": [
             {"name": "http", "protocol": "TCP", "port": 80, "hostPort": 0, "hostIP": ""},
             {"name": "", "protocol": "UDP", "port": 53, "hostPort": 53, "hostIP": ""},
+            {"name": "dns", "protocol": 17, "port": 53, "hostPort": 0, "hostIP": ""},
         ],
         "ipNATs": [{"internalIP": "192.168.0.5", "externalIP": "1.2.3.4"}],
         "qosControls": {"ingressBandwidth": 1000},
@@ -94,7 +95,7 @@ def test_workload_endpoint() -> None:
         "app": "web", "projectcalico.org/namespace": "prod", "projectcalico.org/serviceaccount": "sa",
     }  # fmt: skip
     assert (endpoint.name, endpoint.ipv4_nets, endpoint.ipv6_nets) == ("cali1", ("192.168.0.5/32",), ("fd00::5/128",))
-    assert endpoint.ports == (EndpointPort("http", "tcp", 80),)
+    assert endpoint.ports == (EndpointPort("http", "tcp", 80), EndpointPort("dns", "udp", 53))
     assert endpoint.qos_controls == {"ingress_bandwidth": 1000}
     assert endpoint.ipv4_nat[0].external_ip == "1.2.3.4"
     view.put("WorkloadEndpoint", "n--1-k8s-web--0-eth0", {**spec, "ipNetworks": [], "ipNATs": []}, "prod")

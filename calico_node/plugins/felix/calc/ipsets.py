@@ -18,6 +18,7 @@ from calico_node.selectors import Selector
 ContributorKey: TypeAlias = WorkloadEndpointKey | HostEndpointKey | NetworkSetKey
 
 _HOST_LENGTH = {4: "/32", 6: "/128"}
+_PORT_PROTOCOLS = ("tcp", "udp", "sctp")
 
 
 @frozen
@@ -70,7 +71,7 @@ class Contributor:
         return tuple(
             f"{net.rpartition('/')[0]},{port.protocol}:{port.port}"
             for port in self.ports
-            if port.name == spec.port and spec.protocol in (port.protocol, "any")
+            if port.name == spec.port and spec.protocol in (port.protocol, "any") and port.protocol in _PORT_PROTOCOLS
             for net in self.nets
             if net.endswith(_HOST_LENGTH[6 if ":" in net else 4])
         )
