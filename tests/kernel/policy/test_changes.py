@@ -238,6 +238,25 @@ def test_a_host_hears_its_own_workloads_answers_whatever_is_configured(world: Wo
         host_action(world, "Return")
 
 
+def test_policy_sees_the_pod_behind_a_service(world: World) -> None:
+    def service(name: str, target: int | str, **labels: str) -> dict[str, Any]:
+        spec = {"selector": labels, "ports": [{"port": 81, "targetPort": target}]}
+        return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "red"}, "spec": spec}
+
+    documents = [service("a", 8080, app="a"), service("b", "http", app="b")]
+    with world.with_documents(*documents):
+        world.check(allowed=["{red/a,red/c,blue/d,blue/e} > service:red/b tcp 81", "red/a > service:red/a tcp 81"])
+        with world.with_documents(
+            np("red/b", selector="app == 'b'", types=["Ingress"], ingress=[to_port(80)]),
+            np("red/c", selector="app == 'c'", types=["Egress"], egress=[to_port(81)]),
+            on_a(to_port(81)),
+        ):
+            world.check(
+                allowed=["{red/a,blue/d,blue/e,node:n1} > service:red/b tcp 81"],
+                denied=["red/c > service:red/b tcp 81", "{red/b,blue/d,blue/e} > service:red/a tcp 81"],
+            )
+
+
 PEER = """
 import json, urllib.request
 print(json.load(urllib.request.urlopen("http://{}:80", timeout=3))["peer"])

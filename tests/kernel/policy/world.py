@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from calico_node.lab import control
+from calico_node.lab.probes import Probe, probe_to_json
 from tests.kernel.lab.conftest import LabCommand
 
 Document = Mapping[str, Any]
@@ -118,14 +119,13 @@ def cluster() -> list[Document]:
     return [*map(namespace, NAMESPACES), *accounts, *map(pod, PODS), lab]
 
 
-def parse_probe(text: str) -> dict[str, Any]:
+def parse_probe(text: str) -> Probe:
     source, arrow, target, protocol, *rest = text.split()
     assert arrow == ">", text
-    probe: dict[str, Any] = {"from": source, "to": target, "protocol": protocol.upper()}
     if protocol == "icmp":
         kind, _, code = (rest or ["8/0"])[0].partition("/")
-        return {**probe, "type": int(kind), "code": int(code or 0)}
-    return {**probe, "port": int(rest[0])}
+        return Probe(source, target, "ICMP", icmp_type=int(kind), icmp_code=int(code or 0))
+    return Probe(source, target, protocol.upper(), int(rest[0]))
 
 
 class World:
@@ -163,7 +163,7 @@ class World:
 
     def probe(self, probes: Sequence[str]) -> dict[str, str]:
         """Why each probe failed, "" where it did not."""
-        answers = self.call("probe", probes=[_request(text) for text in probes])
+        answers = self.call("probe", probes=[probe_to_json(parse_probe(text)) for text in probes])
         return {
             text: "" if answer["allowed"] else f"denied, {answer['error']}"
             for text, answer in zip(probes, answers, strict=True)
@@ -204,18 +204,6 @@ def _expand(line: str) -> list[str]:
         return [line]
     options, _, tail = rest.partition("}")
     return [text for option in options.split(",") for text in _expand(head + option + tail)]
-
-
-def _request(text: str) -> dict[str, Any]:
-    probe = parse_probe(text)
-    return {
-        "from": probe["from"],
-        "to": probe["to"],
-        "protocol": probe["protocol"],
-        "port": probe.get("port"),
-        "type": probe.get("type"),
-        "code": probe.get("code"),
-    }
 
 
 def _sources(documents: Iterable[Document]) -> list[list[str]]:
