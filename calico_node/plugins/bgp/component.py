@@ -257,6 +257,10 @@ class _Run:
             extra={"sessions": sessions},
         )
 
+    def _faults(self, speaker: Speaker, name: str) -> dict[str, object]:
+        count, last = speaker.faults.get(name, (0, ""))
+        return {"malformed_updates": count, "last_malformed_update": last} if count else {}
+
     def _sessions(self, speaker: Speaker) -> list[Mapping[str, object]]:
         wall, now = datetime.datetime.now(datetime.UTC), self._loop.time()
         return [
@@ -268,6 +272,7 @@ class _Run:
                 "since": (wall - datetime.timedelta(seconds=now - session.since)).isoformat(timespec="seconds"),
                 "prefixes_received": received,
                 "prefixes_sent": sent,
+                **self._faults(speaker, config.name),
             }
             for config, session, received, sent in speaker.peers()
         ]

@@ -102,8 +102,8 @@ class Speaker:
     ) -> None:
         self.version = version
         self.table = Table(version)
-        self.faults = 0  # malformed attributes answered as RFC 7606 says
-        self.last_fault = ""
+        self.faults: dict[str, tuple[int, str]] = {}
+        """By peer name: UPDATEs with malformed attributes, answered as RFC 7606 says, and what the last one had."""
         self._random = random
         self._connect_delay = connect_delay
         self._config: SpeakerConfig | None = None
@@ -229,6 +229,7 @@ class Speaker:
 
     def _remove_peer(self, name: str, subcode: int, now: float) -> None:
         peer = self._peers.pop(name)
+        self.faults.pop(name, None)
         peer.session.stop(now, subcode)
         for command in peer.session.take():
             if isinstance(command, (Connect, Send, Close)):
@@ -405,8 +406,8 @@ class Speaker:
 
     def _update(self, peer: _Peer, update: Update, now: float) -> None:
         if update.faults:
-            self.faults += 1
-            self.last_fault = f"{peer.config.name}: {update.faults[-1]}"
+            count, _ = self.faults.get(peer.config.name, (0, ""))
+            self.faults[peer.config.name] = (count + 1, update.faults[-1])
         if update.end_of_rib == self.version:
             peer.waiting = False
             self._drop_stale(peer)

@@ -387,6 +387,20 @@ class TestHostile:
         network.settle(a)
         assert BLOCK_B not in a.routes
 
+    def test_a_malformed_update_is_counted_by_peer_and_forgotten_with_it(self) -> None:
+        network = Network()
+        a, _ = pair(network)
+        network.run(10)
+        (key,) = a.links
+        body = b"\x00\x00\x00\x00" + b"\x00\x00\x00\x01\x10\x0a\x00"  # path 1 to 10.0.0.0/16
+        for _ in range(2):
+            a.speaker.receive(*key, b"\xff" * 16 + (19 + len(body)).to_bytes(2, "big") + b"\x02" + body, network.now)
+        network.settle(a)
+        assert a.state(B) == "Established"
+        assert a.speaker.faults == {key[0]: (2, "UPDATE without attributes")}
+        a.configure(network.now, peers=())
+        assert a.speaker.faults == {}
+
     def test_a_stranger_is_refused(self) -> None:
         network = Network()
         a, _ = pair(network)
