@@ -331,14 +331,6 @@ class Route:
 
 
 @frozen
-class RouteEvent:
-    """A change of the kernel's main table as somebody made it; ``removed`` says which way."""
-
-    route: Route
-    removed: bool = False
-
-
-@frozen
 class ConnectedPrefix:
     """An address of this host (``10.0.0.5/24``) and the interface that has it; ``up`` is the link state."""
 

@@ -23,7 +23,6 @@ FINISHED_PHASES = ("Failed", "Succeeded", "Completed")
 _CNI = "cni.projectcalico.org/"
 ANNOTATION_POD_IP = _CNI + "podIP"
 ANNOTATION_POD_IPS = _CNI + "podIPs"
-ANNOTATION_CONTAINER_ID = _CNI + "containerID"
 ANNOTATION_AWS_POD_IPS = "vpc.amazonaws.com/pod-ips"
 
 

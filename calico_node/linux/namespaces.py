@@ -24,15 +24,12 @@ CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 
-MS_RDONLY = 1
 MS_NOSUID = 2
 MS_NODEV = 4
 MS_NOEXEC = 8
-MS_REMOUNT = 32
 MS_BIND = 4096
 MS_REC = 16384
 MS_PRIVATE = 1 << 18
-MS_SLAVE = 1 << 19
 MNT_DETACH = 2
 
 _PR_SET_PDEATHSIG = 1
@@ -81,14 +78,6 @@ def bind_mount(source: str, target: str, *, recursive: bool = False) -> None:
     mount(source, target, flags=MS_BIND | (MS_REC if recursive else 0))
 
 
-def pivot_root(new_root: str, put_old: str) -> None:
-    """pivot_root(2).  Raises ``OSError``."""
-    _call(_libc.syscall(_PIVOT_ROOT, new_root.encode(), put_old.encode()), f"pivot_root {new_root}")
-
-
-_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}.get(os.uname().machine, 155)
-
-
 def set_parent_death_signal(signal: int) -> None:
     """Have the kernel send this process ``signal`` when the thread that forked it ends (prctl PR_SET_PDEATHSIG)."""
     _call(_libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal), 0, 0, 0), "prctl PR_SET_PDEATHSIG")
@@ -97,11 +86,6 @@ def set_parent_death_signal(signal: int) -> None:
 def open_netns(path: str) -> int:
     """A descriptor for the network namespace at ``path`` (``/run/netns/x``, ``/proc/N/ns/net``)."""
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-
-def open_netns_by_pid(pid: int) -> int:
-    """A descriptor for the network namespace of process ``pid``."""
-    return open_netns(f"/proc/{pid}/ns/net")
 
 
 def open_own_netns() -> int:

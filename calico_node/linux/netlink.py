@@ -16,7 +16,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 
 from calico_node.errors import NetlinkError
@@ -24,17 +24,13 @@ from calico_node.linux.namespaces import call_in_netns
 
 NETLINK_ROUTE = 0
 NETLINK_NETFILTER = 12
-NETLINK_GENERIC = 16
 
-NLMSG_NOOP = 1
 NLMSG_ERROR = 2
 NLMSG_DONE = 3
 NLMSG_OVERRUN = 4
 
 NLM_F_REQUEST = 0x001
-NLM_F_MULTI = 0x002
 NLM_F_ACK = 0x004
-NLM_F_ECHO = 0x008
 NLM_F_DUMP_INTR = 0x010
 NLM_F_CAPPED = 0x100
 NLM_F_ACK_TLVS = 0x200
@@ -61,7 +57,6 @@ SO_RCVBUFFORCE = 33
 HEADER = struct.Struct("=IHHII")
 HEADER_LENGTH = HEADER.size
 _ATTR = struct.Struct("=HH")
-_U8 = struct.Struct("=B")
 _U16 = struct.Struct("=H")
 _U32 = struct.Struct("=I")
 _ERROR = struct.Struct("=i")
@@ -87,15 +82,6 @@ def attr(kind: int, payload: bytes = b"") -> bytes:
     """One attribute, padded to 4 bytes."""
     length = len(payload)
     return _ATTR.pack(4 + length, kind) + payload + _PADDING[length & 3]
-
-
-def attr_u8(kind: int, value: int) -> bytes:
-    return attr(kind, _U8.pack(value))
-
-
-def attr_u16(kind: int, value: int) -> bytes:
-    """16 bits in host byte order (big-endian values are packed by the caller and given to ``attr``)."""
-    return attr(kind, _U16.pack(value))
 
 
 def attr_u32(kind: int, value: int) -> bytes:
@@ -194,7 +180,6 @@ class NetlinkSocket:
 
     def __init__(self, protocol: int = NETLINK_ROUTE, *, netns: int | str | None = None) -> None:
         self.protocol = protocol
-        self._netns = netns
         self._sock = _open(protocol, netns)
         self._sock.bind((0, 0))
         self.port: int = self._sock.getsockname()[0]
@@ -309,19 +294,6 @@ class NetlinkSocket:
         """``query_now`` in its turn."""
         async with self._lock:
             return self.query_now(msg, what)
-
-    async def subscribe(self, groups: Iterable[int]) -> AsyncGenerator[bytes, None]:
-        """Multicast messages (whole, with header) of the group numbers; ``b""`` where some were lost, so read anew.
-
-        They come on a separate socket in the same network namespace, joined before the first item is awaited for.
-        """
-        with Subscription(self.protocol, groups, netns=self._netns) as subscription:
-            while True:
-                messages, lost = await subscription.receive()
-                if lost:
-                    yield b""
-                for msg in messages:
-                    yield msg
 
     def _chunks(self, messages: Sequence[bytes]) -> Iterator[tuple[int, int]]:
         start = size = 0

@@ -244,22 +244,14 @@ def read_address(payload: bytes) -> Address | None:
 
 def add_address(index: int, cidr: str) -> bytes:
     """Give the interface ``cidr`` (``10.0.0.5/32``), usable at once in IPv6 too (no duplicate detection)."""
-    return _address(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, index, cidr)
-
-
-def delete_address(index: int, cidr: str) -> bytes:
-    return _address(RTM_DELADDR, 0, index, cidr)
-
-
-def _address(kind: int, flags: int, index: int, cidr: str) -> bytes:
     prefix = pack_prefix(cidr)
     family = socket.AF_INET if len(prefix) == 5 else socket.AF_INET6
     payload = (
         IFADDR.pack(family, prefix[0], 0, 0, index) + attr(IFA_LOCAL, prefix[1:]) + attr(IFA_ADDRESS, prefix[1:])
     )
-    if family == socket.AF_INET6 and kind == RTM_NEWADDR:
+    if family == socket.AF_INET6:
         payload += attr_u32(IFA_FLAGS, IFA_F_NODAD)
-    return message(kind, flags, payload)
+    return message(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, payload)
 
 
 def permanent_neighbour(index: int, address: str, mac: str) -> bytes:

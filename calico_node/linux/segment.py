@@ -5,7 +5,6 @@ Everything blocks for a fraction of a millisecond per message and is meant for w
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 from collections.abc import Mapping
@@ -47,19 +46,6 @@ def plug(bridge: str, port: str, netns: str, device: str, address: str) -> None:
         inside = call_in_netns(fd, lambda: socket.if_nametoindex(device))
         there.execute_now(rt.add_address(inside, address), f"give {device} {address}")
         there.execute_now(rt.set_link(inside, up=True), f"raise {device}")
-
-
-def unplug(port: str) -> None:
-    """Remove the pair whose end ``port`` is in the caller's namespace; nothing there is success."""
-    with contextlib.suppress(OSError), NetlinkSocket() as netlink:
-        netlink.request_now([rt.delete_link(socket.if_nametoindex(port))])
-
-
-def raise_link(netns: str, device: str) -> None:
-    """Set ``device`` of ``netns`` up.  Raises ``NetlinkError``."""
-    with netns_descriptor(netns) as fd, NetlinkSocket(netns=fd) as netlink:
-        index = call_in_netns(fd, lambda: socket.if_nametoindex(device))
-        netlink.execute_now(rt.set_link(index, up=True), f"raise {device}")
 
 
 def add_device_route(netns: str, prefix: str, device: str) -> None:
