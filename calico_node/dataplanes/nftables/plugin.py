@@ -310,6 +310,11 @@ class NFTables:
             present = [store.has_table(family) for family in self._families]
             if all(present) and not thorough:
                 return False
+            if not all(present):
+                gone = [
+                    f"IPv{family.version}" for family, there in zip(self._families, present, strict=True) if not there
+                ]
+                log.warning("somebody else deleted the policy tables; making them anew", of=gone)
             await _in_thread(self._resync)
             if self._in_sync:
                 await self._enforce()

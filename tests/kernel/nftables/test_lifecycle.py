@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+from structlog.testing import capture_logs
 
 from calico_node.dataplanes.contract import (
     ActivePolicyRemove,
@@ -109,7 +110,9 @@ def test_table_deleted_by_somebody_else_is_rebuilt(world, pods, driver):
     driver.sync(CLIENTS, policy("web", WEB), endpoint("a"), endpoint("b", ingress("web")))
     assert driver.repair(thorough=False) is False
     world.nft("delete table ip calico")
-    assert driver.repair(thorough=False) is True
+    with capture_logs() as said:
+        assert driver.repair(thorough=False) is True
+    assert any("deleted the policy tables" in line["event"] for line in said)
     assert tcp(a, B, 80)
     assert not tcp(a, B, 81)
     world.nft("delete table ip calico")
