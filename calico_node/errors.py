@@ -6,20 +6,24 @@ Command-line entry points print ``str(error)`` and exit non-zero; none of these 
 
 from __future__ import annotations
 
+from reprlib import Repr
+
 
 class CalicoError(Exception):
     """Base of all errors of this project; its text is fit to show to a user."""
 
 
-def shown(value: object, longest: int = 300) -> str:
-    """``repr`` of a value for an error text: of bounded length, and possible for any value."""
+_repr = Repr()
+_repr.maxlevel, _repr.maxstring, _repr.maxother, _repr.maxlong = 5, 400, 400, 100
+_repr.maxdict = _repr.maxlist = _repr.maxtuple = _repr.maxset = _repr.maxfrozenset = 8
+
+
+def shown(value: object) -> str:
+    """``repr`` of a value for an error text: of bounded length and work, however large or deep the value is."""
     try:
-        if isinstance(value, str) and len(value) > 2 * longest:
-            return f"{value[:longest]!r}…"
-        text = repr(value)
-    except (RecursionError, ValueError):  # nested too deeply; a number of too many digits
+        return _cut(_repr.repr(value), 1000)
+    except ValueError:  # a number of more digits than Python prints
         return f"<{type(value).__name__}>"
-    return text if len(text) <= 2 * longest else f"{text[:longest]}…"
 
 
 class SelectorError(CalicoError):

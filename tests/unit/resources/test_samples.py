@@ -67,7 +67,7 @@ def test_a_sample_is_valid_and_reads_back_from_what_is_stored(data: dict[str, An
     assert list(to_dict(resource))[:4] == ["kind", "apiVersion", "metadata", "spec"]
 
 
-FUTURE = {
+FUTURE: dict[str, Any] = {
     "futureField": {"z": [1, None, {"&": "<\u2028é\U0001f600>"}], "a": 2**64 - 1, "b": -(2**63), "c": 1.5, "d": None},
     "futureNull": None,
     "futureFlag": False,

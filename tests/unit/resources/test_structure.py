@@ -365,3 +365,14 @@ def test_any_value_in_any_field_is_read_or_refused(data: st.DataObject) -> None:
         apply_defaults(resource)
         validate(resource)
         encode(resource)
+
+
+def test_an_error_text_is_short_and_possible_whatever_the_value_is() -> None:
+    deep: Any = "x"
+    for _ in range(900):
+        deep = {"a": [deep]}
+    for value in (deep, ["x" * 100_000] * 1000, 10**10_000, {str(n): [n] * 99 for n in range(10**4)}):
+        for spec in ({"tier": value}, {"ingress": [{"action": value}]}, {"k" * 10**6: value}):
+            with pytest.raises(ValidationError) as caught:
+                from_dict(policy(spec))
+            assert len(str(caught.value)) < 3000
