@@ -26,6 +26,8 @@ from calico_node.syncer import SyncerKind, stream
 
 OWNER = "bgp"
 SLICE = 200
+FILTER_GRACE = 5.0
+"""Seconds that peers stay closed after a BGPFilter that could not be read is gone."""
 REPORT_INTERVAL = 0.1
 """Seconds between health reports while only sessions and routes move, not the datastore's revision."""
 CONNECT_DELAY = 0.25
@@ -127,6 +129,16 @@ class _Run:
             self._unusable.pop(name, None)
         else:
             self._unusable[name] = reason
+        if name.startswith("BGPFilter("):
+            # Its absence would let everything through: it counts until what came in its place must have been taken.
+            delay = FILTER_GRACE if reason is None else 0.0
+            self._loop.call_later(delay, self._note_filter, name)
+
+    def _note_filter(self, name: str) -> None:
+        known = self._data.unusable_filters
+        (known.add if name in self._unusable else known.discard)(name.removeprefix("BGPFilter(")[:-1])
+        self._changed = True
+        self._wake.set()
 
     async def _follow_kernel(self) -> None:
         async for view in self._context.route_sink.watch():

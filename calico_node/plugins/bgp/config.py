@@ -50,6 +50,8 @@ class Datastore:
     peers: dict[str, BGPPeer] = field(factory=dict)
     filters: dict[str, BGPFilter] = field(factory=dict)
     configurations: dict[str, BGPConfiguration] = field(factory=dict)
+    unusable_filters: set[str] = field(factory=set)
+    """Names of BGPFilters that are stored but cannot be read: peers that name one get nothing through it."""
 
     def apply(self, key: Key, value: object | None, node_name: str) -> bool:
         """Take one update; True when it can matter to this node's BGP."""
@@ -287,9 +289,15 @@ def _filters(data: Datastore, version: int, rejected: dict[str, str]) -> dict[st
             )
         except (ValidationError, ValueError) as error:
             rejected[f"BGPFilter({name})"] = str(error)
-            reject = (FilterRule(accept=False),)
-            filters[name] = Filter(name, reject, reject)
+            filters[name] = _closed(name)
+    for name in data.unusable_filters - filters.keys():
+        filters[name] = _closed(name)
     return filters
+
+
+def _closed(name: str) -> Filter:
+    reject = (FilterRule(accept=False),)
+    return Filter(name, reject, reject)
 
 
 def filter_rule(rule: FilterRuleResource, version: int) -> FilterRule:

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pytest
 
 from calico_node.dataplanes.contract import ConnectedPrefix, KernelView, Route
 from calico_node.datastores import open_client
 from calico_node.datastores.client import Client
 from calico_node.hookspecs import AgentContext
+from calico_node.plugins.bgp import component as bgp_component
 from calico_node.plugins.bgp.component import BGP
 from calico_node.resources import from_dict
 from calico_node.settings import Settings
@@ -148,6 +150,39 @@ def test_a_component_that_is_run_again_takes_back_what_it_gave(tmp_path: Path) -
             assert len(sink.routes) == 2
             async with running(component, context):
                 await eventually(lambda: list(sink.routes) == ["10.77.1.0/26"])
+
+    asyncio.run(work())
+
+
+def test_a_filter_that_becomes_unreadable_closes_its_peers_until_it_is_mended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bgp_component, "FILTER_GRACE", 0.05)
+
+    async def work() -> None:
+        sink, health = Sink(), Reporter()
+        async with context_for(tmp_path, sink, health) as (context, client):
+            key = "/calico/resources/v3/projectcalico.org/bgpfilters/f"
+            await client.kv.put(key, b'{"metadata":{"name":"f"},"spec":{"importV4":7}}')
+            life = bgp_component._Run(context, set())
+            task = asyncio.create_task(life.run())
+
+            def rules() -> Any:
+                configuration = life._families[4].configuration
+                return None if configuration is None else configuration.speaker.filters.get("f")
+
+            await eventually(lambda: rules() is not None and "BGPFilter(f)" in health.last.get("rejected", ()))
+            assert not rules().imports[0].accept
+            assert not rules().exports[0].accept
+            await client.delete("BGPFilter", "f")
+            await client.create(resource("BGPFilter", "f", importV4=[{"action": "Accept"}]))
+            await eventually(lambda: rules().exports == () and rules().imports[0].accept)
+            await client.kv.put(key, b"[]")
+            await eventually(lambda: not rules().imports[0].accept)
+            await client.kv.delete(key)
+            await eventually(lambda: rules() is None)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     asyncio.run(work())
 

@@ -182,6 +182,14 @@ def test_filters() -> None:
     assert built(store, 6).speaker.filters["f"].imports == (FilterRule(accept=False),)
 
 
+def test_a_filter_that_cannot_be_read_lets_nothing_through() -> None:
+    store = data(resource("BGPFilter", "f", exportV4=[{"action": "Accept"}]))
+    store.unusable_filters |= {"f", "g"}
+    filters = built(store).speaker.filters
+    assert filters["f"].exports == (FilterRule(accept=True),)  # the readable one that has come counts
+    assert filters["g"].imports == filters["g"].exports == (FilterRule(accept=False),)
+
+
 def test_router_ids() -> None:
     assert number_to_address(4, hash_router_id("kube-master")) == "25.79.212.8"
     found = built(data(), CALICO_ROUTER_ID="hash").speaker.router_id
