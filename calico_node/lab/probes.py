@@ -10,7 +10,7 @@ in order, without those from a place to itself.  An expectations file is such a 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from attrs import evolve, field, frozen
@@ -243,20 +243,6 @@ def _rank(place: Place) -> tuple[int, str]:
     if place.name == DNS_POD:
         return (1, place.name)
     return (2 if place.name.startswith("host:") else 3 if place.is_node else 0, place.name)
-
-
-def plan(
-    asked: Sequence[Probe] | None, expectations: Sequence[Expectation], places: Iterable[Place]
-) -> tuple[list[Probe], list[Probe]]:
-    """What to probe: the list to report, and what is probed besides only to compare it with expectations.
-
-    The list is the probes file where there is one; else the default one, and what is expected beyond it at its end.
-    """
-    listed = list(asked) if asked is not None else default_probes(places)
-    known = set(listed)
-    rest = [e.probe for e in expectations if e.probe not in known]
-    rest = list(dict.fromkeys(rest))
-    return (listed, rest) if asked is not None else ([*listed, *rest], [])
 
 
 @frozen

@@ -528,7 +528,7 @@ class RouteTable(Generic[R]):
 
 
 class _Load(Generic[R]):
-    """A dump being taken in: ``feed`` the routes, then ``finish`` drops those that were not in it."""
+    """A dump being taken in: ``feed`` the routes; ``differing`` then says where the table had it otherwise."""
 
     def __init__(self, table: RouteTable[R]) -> None:
         self._table = table
