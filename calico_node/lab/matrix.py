@@ -26,8 +26,9 @@ def render(
     title: str,
     width: int = 120,
     marks: tuple[str, str] = MARKS,
-) -> list[Table]:
-    """One or more tables, each at most ``width`` columns wide as long as one row's name and one heading fit into it.
+) -> list[Text | Table]:
+    """A title, and below it one or more tables, each at most ``width`` columns wide as long as one row's name and one
+    heading fit into it.
 
     The namespace that most pods are in is said once, above the first table, and left out of names. A cell that
     contradicts an expectation is drawn in reverse with an exclamation mark; one that an expectation covers and
@@ -47,20 +48,18 @@ def render(
     first = max(len(_CORNER), *(len(_short(row, common)) for row in rows)) if rows else len(_CORNER)
     legend = f"{title}  ({marks[0]} reached, {marks[1]} not"
     legend += f"; names without a namespace are in {common})" if common else ")"
-    tables: list[Table] = []
+    # A table's own title would be broken where the table ends.
+    shown: list[Text | Table] = [Text(legend, style="italic")]
     # One column more at either edge.
     for part in _split(list(columns), heads, width - first - 2):
-        heading = legend if not tables else None
-        table = Table(
-            title=heading, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, _GAP - 1, 0, 0)
-        )
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, _GAP - 1, 0, 0))
         table.add_column(_CORNER, no_wrap=True, vertical="bottom")
         for column in part:
             table.add_column(heads[column], justify="center", no_wrap=True, vertical="bottom")
         for row in rows:
             table.add_row(_short(row, common), *(_cell(cells.get((row, column)), expected, marks) for column in part))
-        tables.append(table)
-    return tables
+        shown.append(table)
+    return shown
 
 
 def _cell(result: Result | None, expected: Mapping[Probe, bool], marks: tuple[str, str]) -> Text:

@@ -120,7 +120,7 @@ class Lab:
             await self._listen_on_machines()
             unready = await self._wait_ready(progress)
             if unready and not request.get("detach"):
-                raise LabError(f"the nodes do not become ready: {'; '.join(unready)}")
+                raise LabError("the nodes do not become ready:" + "".join(f"\n  {text}" for text in unready))
             self._tasks.append(asyncio.create_task(self._fabric.follow_blocks(self._datastore, self.spec)))
             result = await self._carry_out(wanted, progress, wait=True)
             self._settled = True
@@ -362,9 +362,9 @@ class Lab:
             if not isinstance(failure, CalicoError):
                 raise failure
         if failures:
-            texts = "; ".join(str(failure) for failure in failures)
+            texts = "".join(f"\n  {failure}" for failure in failures)
             hint = " (apply again to retry)" if self._settled else ""
-            raise LabError(f"{len(failures)} of {len(new)} pods did not come up{hint}: {texts}")
+            raise LabError(f"{len(failures)} of {len(new)} pods did not come up{hint}:{texts}")
         for key, pod in wanted.items():
             running = self.pods[key]
             running.pod = pod
