@@ -91,7 +91,7 @@ def write_struct(value: Struct) -> dict[str, Any]:
         if not always and _is_absent(plan, item):
             continue
         written = None if item is None else plan.write(item)
-        if written == {} and plan.member.zero and not always:
+        if plan.member.zero and not always and written == {}:
             continue
         out[name] = written
     if value.extra:
@@ -100,15 +100,22 @@ def write_struct(value: Struct) -> dict[str, Any]:
 
 
 def _is_absent(plan: Plan, value: Any) -> bool:
-    if value is None or value == "":
+    if value is None:
         return True
-    if isinstance(value, list | dict):
-        return not value and not plan.optional
-    if not plan.member.zero:
-        return False
-    if isinstance(value, Struct):
-        return not write_struct(value)
-    return not value
+    if value:
+        return plan.member.zero and isinstance(value, Struct) and _is_empty(value)
+    if isinstance(value, (list, dict)):  # not a union, which would be made for every field
+        return not plan.optional
+    return plan.member.zero or value == ""
+
+
+def _is_empty(value: Struct) -> bool:
+    """Whether nothing of it would be written."""
+    for plan in plan_of(type(value)).values():
+        item = getattr(value, plan.attribute)
+        if item and not isinstance(item, Struct):
+            return False
+    return not write_struct(value)
 
 
 def _unknown(name: Any, plans: dict[str, Plan]) -> Fault:

@@ -3,7 +3,7 @@
 Valid documents of every kind are taken apart and put together wrongly: members with wrong types, bounds, Unicode,
 absurd sizes, deep nesting, missing, renamed, doubled or moved elsewhere; selectors are cut and spliced from tokens.
 Each document goes the way of a user's (read strictly, defaults, validation, JSON) and of a stored one (read
-leniently, written back); one in twenty also goes through YAML text.  A selector is parsed, made canonical and
+leniently, written back); one in fifty also goes through YAML text.  A selector is parsed, made canonical and
 evaluated.  Anything that comes out but ValidationError or SelectorError ends the run and is printed with its input,
 as does an input that takes more than a second.  Prints how many were accepted and refused, with which reasons.
 """
@@ -36,6 +36,7 @@ from calico_node.selectors import parse, prefix_labels
 from calico_node.selectors.parser import parse_tree
 from tests.unit.resources.samples import DOCUMENTS
 
+LARGEST = 1_500_000  # bytes of one document: etcd takes no more
 LONGEST = 1.0  # seconds of processor time that one input may take
 TEXTS = [
     "", " ", "\n", "\x00", "\x7f", "é", "\u2028", "\u202e", "\U0001f600", "\ud800", "K", "İ", "٣", "²", "ſ", "-", ".",
@@ -88,6 +89,7 @@ class Mutator:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
+        self.seeds = [orjson.dumps(document) for document in DOCUMENTS]
         self.values: list[Any] = [container[key] for document in DOCUMENTS for container, key in places(document, [])]
 
     def text(self) -> str:
@@ -113,7 +115,7 @@ class Mutator:
         if roll < 0.95:
             return {self.random.choice(FIELDS): self.random.choice(NUMBERS), self.text()[:99]: self.text()}
         if roll < 0.999:
-            return [self.random.choice(TEXTS)] * self.random.choice((1, 2, 7, 51, 257, 1025))
+            return [self.random.choice(TEXTS)] * self.random.choice((1, 1, 2, 2, 7, 7, 51, 51, 257, 1025))
         return self.deep(self.random.choice((50, 200, 400, 900)))
 
     def deep(self, levels: int) -> Any:
@@ -123,7 +125,13 @@ class Mutator:
         return value
 
     def document(self) -> dict[str, Any]:
-        document: dict[str, Any] = copy.deepcopy(self.random.choice(DOCUMENTS))
+        document: dict[str, Any] = orjson.loads(self.random.choice(self.seeds))
+        if self.random.random() < 0.8:  # part of it is as good, and quicker
+            spec = document["spec"]
+            kept = set(self.random.sample(list(spec), min(len(spec), 6)))
+            document["spec"] = {name: value for name, value in spec.items() if name in kept or len(spec) <= 10}
+            for name in kept & {"ingress", "egress", "exportV4", "importV4", "exportV6", "importV6"}:
+                spec[name][:] = self.random.sample(spec[name], 1)
         for _ in range(self.random.choice((1, 1, 1, 2, 3, 6))):
             found = places(document, [])
             if self.random.random() < 0.95:  # a document without its kind tests little
@@ -143,7 +151,7 @@ class Mutator:
             del container[key]
         elif isinstance(container, list):
             small = len(places(container[key], [])) < 30
-            container.extend([container[key]] * self.random.choice((1, 2, 10, 300) if small else (1,)))
+            container.extend([container[key]] * self.random.choice((1, 1, 1, 2, 2, 10, 300) if small else (1,)))
         elif roll < 0.88:
             container[self.random.choice(FIELDS)] = self.value()
         else:
@@ -184,15 +192,17 @@ def described(error: ValidationError | SelectorError) -> str:
 def try_document(document: dict[str, Any], through_text: bool) -> str:
     """Both ways of one document; gives the reason why it was refused, or "accepted"."""
     kind = document.get("kind")
+    try:
+        raw = orjson.dumps(document)
+    except (TypeError, ValueError):
+        raw = b""
+    if len(raw) > LARGEST:
+        return "larger than a datastore takes"
     if isinstance(kind, str) and kind in KINDS:
-        try:
-            raw = orjson.dumps(document)
-        except (TypeError, ValueError):
-            raw = b""
-        for data in (document, raw):
+        for data in (raw, document)[: 1 + through_text]:
             try:
-                stored = decode(kind, data)
-                assert encode(decode(kind, encode(stored))) == encode(stored)
+                stored = encode(decode(kind, data))
+                assert encode(decode(kind, stored)) == stored
             except ValidationError as error:
                 described(error)
     try:
@@ -242,13 +252,17 @@ def try_selector(text: str) -> str:
 
 def guarded(trial: Callable[[], str], given: Any) -> tuple[str, float]:
     """Run one trial; whatever it raises ends the run with the input."""
-    start = time.process_time()
+    start = time.perf_counter()
     try:
         outcome = trial()
     except BaseException:
         print(f"input: {ascii(given)[:3000]}", file=sys.stderr)
         raise
-    took = time.process_time() - start
+    took = time.perf_counter() - start
+    if took > LONGEST:  # perhaps the machine was busy
+        start = time.process_time()
+        trial()
+        took = time.process_time() - start
     if took > LONGEST:
         print(f"input: {ascii(given)[:3000]}", file=sys.stderr)
         raise AssertionError(f"took {took:.2f} s")
@@ -261,12 +275,12 @@ def main(count: int, seed: int) -> None:
     worst = 0.0
     start = time.monotonic()
     for number in range(count):
-        if number % 4 == 0:
+        if number % 2 == 0:
             text = mutator.selector()
             outcome, took = guarded(lambda text=text: try_selector(text), text)  # type: ignore[misc]
         else:
             document = mutator.document()
-            through_text = number % 20 == 1
+            through_text = number % 50 == 1
             outcome, took = guarded(lambda d=document, t=through_text: try_document(d, t), document)  # type: ignore[misc]
         outcomes[outcome[:60]] += 1
         worst = max(worst, took)
