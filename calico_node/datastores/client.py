@@ -231,7 +231,11 @@ class Client:
 
     async def _overwrite(self, bare: Resource, wanted_version: str | None) -> Resource:
         named = await self._named(bare)
-        stored = await self.get(bare.kind, named.metadata.name, named.metadata.namespace or "")
+        try:
+            stored = await self.get(bare.kind, named.metadata.name, named.metadata.namespace or "")
+        except ValidationError:
+            # What cannot be read is mended by applying what can.
+            stored = await self._unreadable(named)
         if wanted_version and stored.metadata.resource_version != wanted_version:
             raise UpdateConflict(_title(named))
         update = copy.deepcopy(named)
@@ -239,6 +243,16 @@ class Client:
         update.metadata.labels = dict(named.metadata.labels)
         update.metadata.annotations = dict(named.metadata.annotations)
         return await self.update(update)
+
+    async def _unreadable(self, named: Resource) -> Resource:
+        """A stand-in for the stored object of this name: of it only the revision is taken."""
+        kv, _ = await self.kv.get(resource_key(named.kind, named.metadata.name, named.metadata.namespace or ""))
+        if kv is None:
+            raise ResourceDoesNotExist(_title(named))
+        stored = copy.deepcopy(named)
+        stored.metadata.uid, stored.metadata.creation_timestamp = str(uuid.uuid4()), _now()
+        stored.metadata.resource_version = str(kv.mod_revision)
+        return stored
 
     async def delete(self, kind: str, name: str, namespace: str = "", resource_version: str = "") -> Resource:
         """Remove a resource (at ``resource_version``, where given) and what hangs on it; returns what was stored.

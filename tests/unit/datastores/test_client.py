@@ -27,7 +27,7 @@ from calico_node.errors import (
     UpdateConflict,
     ValidationError,
 )
-from calico_node.resources import from_dict
+from calico_node.resources import encode, from_dict
 from calico_node.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -165,6 +165,27 @@ async def test_pools_may_not_overlap_nor_change(client: Client) -> None:
     await client.kv.put("/calico/ipam/v2/assignment/ipv4/block/10.9.0.0-26", b"{}")
     with pytest.raises(ValidationError, match=r"spec.blockSize = 28: block 10\.9\.0\.0/26 of another size"):
         await client.create(resource("IPPool", "c", {"cidr": "10.9.0.0/16", "blockSize": 28}))
+
+
+async def test_unreadable_pools_and_blocks_stand_in_nobodys_way(client: Client) -> None:
+    broken = resource("IPPool", "broken", {"cidr": "10.0.0.0/16"})
+    broken.spec.cidr = "ten"
+    await client.kv.put(resource_key("IPPool", "broken"), encode(broken))
+    for name in ("nonsense", "10.0.0.0", "10.0.0.0-99"):
+        await client.kv.put(f"/calico/ipam/v2/assignment/ipv4/block/{name}", b"{}")
+    await client.create(resource("IPPool", "a", {"cidr": "10.0.0.0/16", "blockSize": 32}))
+    broken = await client.get("IPPool", "broken")
+    broken.spec.cidr = "10.1.0.0/16"
+    with pytest.raises(ValidationError, match="cannot be changed, it is 'ten'"):
+        await client.update(broken)
+    await client.delete("IPPool", "broken")
+
+
+async def test_a_load_balancer_pool_stays_one(client: Client) -> None:
+    pool = await client.create(resource("IPPool", "a", {"cidr": "10.0.0.0/16", "allowedUses": ["LoadBalancer"]}))
+    pool.spec.allowed_uses = ["Workload"]
+    with pytest.raises(ValidationError, match="cannot get another use"):
+        await client.update(pool)
 
 
 async def test_a_pool_is_closed_before_its_hooks_and_gone_after(client: Client) -> None:
@@ -332,3 +353,13 @@ async def test_a_revision_that_is_none_is_refused(client: Client, version: str) 
     stored.metadata.resource_version = version
     with pytest.raises(ValidationError, match="decimal revision"):
         await client.update(stored)
+
+
+@pytest.mark.parametrize("value", [b"", b"[]", b"{", b'{"metadata": {}, "spec": {"nets": 7}}'])
+async def test_what_cannot_be_read_is_mended_by_applying_it_anew(client: Client, value: bytes) -> None:
+    await client.kv.put("/calico/resources/v3/projectcalico.org/globalnetworksets/a", value)
+    with pytest.raises(ValidationError):
+        await client.get("GlobalNetworkSet", "a")
+    applied = await client.apply(resource("GlobalNetworkSet", "a", {"nets": ["10.0.0.0/8"]}))
+    assert applied.metadata.uid
+    assert (await client.get("GlobalNetworkSet", "a")).spec.nets == ["10.0.0.0/8"]
