@@ -185,10 +185,13 @@ async def watch_own_node(context: AgentContext) -> None:
     reporter = context.health.reporter("node")
     interval = poll_interval(context.settings.environ)
     written = None
+    cluster = found = ""
     while True:
         try:
+            found = await _cluster_guid(context.client)
             node = await context.client.get("Node", name)
             assert isinstance(node, Node)
+            cluster = found or cluster
             present = node.spec.bgp.ipv4_address if node.spec.bgp else None
             written = written or present
             if present == written:
@@ -198,6 +201,11 @@ async def watch_own_node(context: AgentContext) -> None:
                 log.warning("two hosts have one node name", node=name, address=present, own=written)
                 reporter.report(reason=reason)
         except ResourceDoesNotExist:
+            if cluster and found and found != cluster:
+                # Nobody deleted this node: the datastore was emptied and another host has filled it anew.
+                log.warning("the datastore was made anew; registering this node in it", node=name)
+                await prepare_node(context)
+                continue
             reason = f"Node {name!r} is not in the datastore; a restart of calico-node registers it anew"
             reporter.report(ready=False, reason=reason)
         except DatastoreError as error:
@@ -205,6 +213,15 @@ async def watch_own_node(context: AgentContext) -> None:
         except ValidationError as error:
             reporter.report(ready=False, reason=str(error))
         await anyio.sleep(interval)
+
+
+async def _cluster_guid(client: Client) -> str:
+    """What tells this datastore's contents from any other's; "" while they have none."""
+    try:
+        information = await client.get("ClusterInformation", "default")
+    except ResourceDoesNotExist:
+        return ""
+    return str(getattr(information.spec, "cluster_guid", "") or "")
 
 
 async def _prepare(context: AgentContext) -> None:

@@ -25,6 +25,7 @@ from calico_node.startup import (
     parse_as_number,
     poll_interval,
     prepare_node,
+    watch_own_node,
 )
 
 
@@ -154,4 +155,43 @@ async def test_a_malformed_own_node_is_waited_for(tmp_path: Path) -> None:
         await engine.delete(resource_key("Node", "n1"))
         await starting
     assert (await client.get("Node", "n1")).spec.bgp.ipv4_address == "10.0.0.5/24"
+    await engine.close()
+
+
+@pytest.mark.anyio
+async def test_a_datastore_made_anew_gets_this_node_again_but_a_deleted_node_stays_away(tmp_path: Path) -> None:
+    engine = await EmbeddedEngine.open(tmp_path / "datastore.db")
+    client, registry = Client(engine), HealthRegistry()
+
+    class Sink:
+        async def watch(self) -> AsyncIterator[Any]:
+            yield SimpleNamespace(addresses=[])
+
+    settings = Settings.load(
+        {
+            "NODENAME": "n1", "IP": "10.0.0.5/24", "CALICO_STATE_DIR": str(tmp_path),
+            "AUTODETECT_POLL_INTERVAL": "20ms",
+        }
+    )  # fmt: skip
+    context: Any = SimpleNamespace(settings=settings, client=client, health=registry, route_sink=Sink())
+    await prepare_node(context)
+    watching = asyncio.create_task(watch_own_node(context))
+
+    async def until(reason: str) -> None:
+        async with asyncio.timeout(10):
+            while not any(reason in state.reason for state in registry.states()):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    await until("address 10.0.0.5/24")
+    await client.delete("Node", "n1")
+    await until("is not in the datastore")
+    await prepare_node(context)
+    await until("address 10.0.0.5/24")
+    for stored in (await engine.range("/calico/")).kvs:
+        await engine.delete(stored.key)
+    await until("is not in the datastore")
+    await client.ensure_initialized()  # another host
+    await until("address 10.0.0.5/24")
+    assert not watching.done()
+    watching.cancel()
     await engine.close()
