@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from calico_node.addresses import parse_network
+from calico_node.addresses import IPNetwork, parse_network
 from calico_node.datastores.names import ResourceName
 from calico_node.errors import (
     ResourceAlreadyExists,
@@ -164,12 +164,21 @@ async def _require_filters(client: Client, resource: Resource) -> None:
             ) from None
 
 
+def _readable(text: str) -> IPNetwork | None:
+    """A stored CIDR; None for what no allocator can read either, which must not stand in the way of others."""
+    try:
+        return parse_network(text)
+    except ValidationError:
+        return None
+
+
 async def _check_pool_overlap(client: Client, resource: Resource) -> None:
     network = parse_network(resource.spec.cidr)
     for other in (await client.list("IPPool")).items:
         if other.metadata.name == resource.metadata.name:
             continue
-        if network.overlaps(parse_network(other.spec.cidr)):
+        taken = _readable(other.spec.cidr)
+        if taken is not None and network.overlaps(taken):
             raise ValidationError(
                 f"overlaps with IPPool({other.metadata.name}), {other.spec.cidr}",
                 resource=_title(resource),
@@ -186,8 +195,8 @@ async def _check_pool_blocks(client: Client, resource: Resource) -> None:
     while True:
         page = await client.kv.range(prefix, start_after=after, limit=1000)
         for stored in page.kvs:
-            block = parse_network("/".join(stored.key[len(prefix) :].rsplit("-", 1)))
-            if network.overlaps(block) and block.prefixlen != resource.spec.block_size:
+            block = _readable("/".join(stored.key[len(prefix) :].rsplit("-", 1)))
+            if block is not None and network.overlaps(block) and block.prefixlen != resource.spec.block_size:
                 raise ValidationError(
                     f"block {block} of another size is in use inside this pool",
                     resource=_title(resource),
@@ -206,7 +215,7 @@ async def _check_pool_immutable(client: Client, resource: Resource) -> None:
         return
     for attribute, json_name in (("cidr", "cidr"), ("block_size", "blockSize")):
         old, new = getattr(stored.spec, attribute), getattr(resource.spec, attribute)
-        if old != new and not (attribute == "cidr" and parse_network(old) == parse_network(new)):
+        if old != new and not (attribute == "cidr" and _readable(old) == parse_network(new)):
             raise ValidationError(
                 f"cannot be changed, it is {old!r}; delete the pool and create another",
                 resource=_title(resource),

@@ -169,7 +169,7 @@ async def test_pools_may_not_overlap_nor_change(client: Client) -> None:
 
 async def test_unreadable_pools_and_blocks_stand_in_nobodys_way(client: Client) -> None:
     broken = resource("IPPool", "broken", {"cidr": "10.0.0.0/16"})
-    broken.spec.cidr = "ten"
+    broken.spec.cidr, broken.metadata.uid, broken.metadata.creation_timestamp = "ten", "u", "2026-08-01T10:00:00Z"
     await client.kv.put(resource_key("IPPool", "broken"), encode(broken))
     for name in ("nonsense", "10.0.0.0", "10.0.0.0-99"):
         await client.kv.put(f"/calico/ipam/v2/assignment/ipv4/block/{name}", b"{}")
