@@ -169,7 +169,7 @@ async def test_a_datastore_made_anew_gets_this_node_again_but_a_deleted_node_sta
 
     settings = Settings.load(
         {
-            "NODENAME": "n1", "IP": "10.0.0.5/24", "CALICO_STATE_DIR": str(tmp_path),
+            "NODENAME": "n1", "IP": "10.0.0.5/24", "CALICO_STATE_DIR": str(tmp_path / "not" / "there"),
             "AUTODETECT_POLL_INTERVAL": "20ms",
         }
     )  # fmt: skip
@@ -192,6 +192,7 @@ async def test_a_datastore_made_anew_gets_this_node_again_but_a_deleted_node_sta
     await until("is not in the datastore")
     await client.ensure_initialized()  # another host
     await until("address 10.0.0.5/24")
+    assert (tmp_path / "not" / "there" / "nodename").read_text() == "n1"
     assert not watching.done()
     watching.cancel()
     await engine.close()
