@@ -8,6 +8,8 @@ from attrs import fields, frozen
 
 from calico_node.resources.fields import KEY, Fault, Member, Struct, json_name
 
+_STRINGS = frozenset((str,))
+
 Reader = Callable[[Any, bool], Any]
 Writer = Callable[[Any], Any]
 
@@ -17,7 +19,7 @@ class Plan:
     """One attribute of a class, ready to be read and written.
 
     ``optional`` says that None is a legal absent value; ``element`` is the class of a nested object, a list's items
-    or a map's values, None for scalars.
+    or a map's values, None for scalars.  ``text`` marks the commonest field, a string without a form of its own.
     """
 
     attribute: str
@@ -27,6 +29,7 @@ class Plan:
     write: Writer
     optional: bool
     element: type[Struct] | None
+    text: bool = False
 
 
 _PLANS: dict[type[Struct], dict[str, Plan]] = {}
@@ -49,7 +52,8 @@ def _make_plans(cls: type[Struct]) -> dict[str, Plan]:
         kind, optional = _strip_optional(attribute.type)
         name = member.name or json_name(attribute.name)
         read, write, element = _codec(kind, member)
-        plans[name] = Plan(attribute.name, name, member, read, write, optional, element)
+        text = read is _read_str and not member.required
+        plans[name] = Plan(attribute.name, name, member, read, write, optional, element, text)
     return plans
 
 
@@ -70,6 +74,9 @@ def read_struct(cls: type[Struct], data: Any, strict: bool) -> Any:
                 raise _unknown(name, plans)
             extra = extra if extra is not None else {}
             extra[name] = raw
+        elif plan.text and type(raw) is str:
+            if raw or not plan.optional:
+                values[plan.attribute] = raw
         elif raw is not None and not (raw == "" and plan.member.required):
             try:
                 value = plan.read(raw, strict)
@@ -168,6 +175,8 @@ def _list_reader(read: Reader) -> Reader:
     def read_list(raw: Any, strict: bool) -> list[Any]:
         if not isinstance(raw, list):
             raise Fault("must be a list", raw)
+        if read is _read_str and _STRINGS.issuperset(map(type, raw)):
+            return raw.copy()
         values = []
         for index, item in enumerate(raw):
             try:
@@ -183,6 +192,8 @@ def _map_reader(read: Reader) -> Reader:
     def read_map(raw: Any, strict: bool) -> dict[str, Any]:
         if not isinstance(raw, dict):
             raise Fault("must be a map", raw)
+        if read is _read_str and _STRINGS.issuperset(map(type, raw.values())) and _STRINGS.issuperset(map(type, raw)):
+            return raw.copy()
         values = {}
         for key, item in raw.items():
             if not isinstance(key, str):
