@@ -204,8 +204,12 @@ async def watch_own_node(context: AgentContext) -> None:
             if cluster and found and found != cluster:
                 # Nobody deleted this node: the datastore was emptied and another host has filled it anew.
                 log.warning("the datastore was made anew; registering this node in it", node=name)
-                await prepare_node(context)
-                continue
+                try:
+                    await prepare_node(context)
+                    continue
+                except SettingsError as error:
+                    # What would refuse a start must not end what runs: its Node stays away, and that is said.
+                    log.error("registering failed", error=str(error))
             reason = f"Node {name!r} is not in the datastore; a restart of calico-node registers it anew"
             reporter.report(ready=False, reason=reason)
         except DatastoreError as error:
@@ -235,6 +239,7 @@ async def _prepare(context: AgentContext) -> None:
     nodename_file = settings.state_dir / "nodename"
     try:
         if not nodename_file.is_file() or nodename_file.read_text() != settings.node_name:
+            nodename_file.parent.mkdir(parents=True, exist_ok=True)
             nodename_file.write_text(settings.node_name)
     except OSError as error:
         raise SettingsError(f"CALICO_STATE_DIR: the node's name cannot be written down: {error}") from error
