@@ -151,12 +151,16 @@ async def _until_closed(connection: socket.socket) -> None:
         pass
 
 
-def call(path: Path, request: Mapping[str, Any], progress: Progress | None = None) -> tuple[Any, list[int]]:
-    """Send ``request`` and wait; the result, and the descriptors that came with it.
+def call(
+    path: Path, request: Mapping[str, Any], progress: Progress | None = None, timeout: float | None = None
+) -> tuple[Any, list[int]]:
+    """Send ``request`` and wait, at most ``timeout`` seconds for each word; the result, and the descriptors that came
+    with it.
 
     Raises ``LabError`` with the supervisor's own text, or when no lab answers.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(timeout)
         try:
             sock.connect(str(path))
         except OSError:
@@ -167,6 +171,8 @@ def call(path: Path, request: Mapping[str, Any], progress: Progress | None = Non
         while True:
             try:
                 data, received = _receive(sock)
+            except TimeoutError:
+                raise LabError(f"the lab did not answer within {timeout:g} s") from None
             except OSError:
                 data, received = b"", []
             descriptors += received

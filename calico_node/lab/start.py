@@ -15,7 +15,7 @@ from typing import Any
 
 from calico_node.errors import LabError
 from calico_node.lab import control, inside
-from calico_node.lab.paths import LabPaths, claim, remove
+from calico_node.lab.paths import LabPaths, claim, remove, starting
 from calico_node.linux.namespaces import (
     CLONE_NEWNET,
     CLONE_NEWNS,
@@ -27,6 +27,7 @@ from calico_node.linux.namespaces import (
 
 _START_TIMEOUT = 30.0
 _DOWN_TIMEOUT = 15.0
+_ANSWER_TIMEOUT = 5.0
 
 
 @contextlib.contextmanager
@@ -81,10 +82,14 @@ def _log_end(paths: LabPaths) -> str:
 def down(paths: LabPaths) -> None:
     """End the lab and wait until nothing is left of it.  Raises ``LabError`` when none is up."""
     try:
-        control.call(paths.control, {"op": "down"})
+        control.call(paths.control, {"op": "down"}, timeout=_ANSWER_TIMEOUT)
     except LabError:
         if not paths.root.exists():
             raise
+        if starting(paths):
+            # A supervisor that hangs; its keeper ends it, and the kernel what is in its namespaces.
+            with contextlib.suppress(OSError, ValueError):
+                os.kill(int((paths.root / "keeper.pid").read_text()), signal.SIGTERM)
     wait_gone(paths)
 
 

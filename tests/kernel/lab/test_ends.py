@@ -46,6 +46,13 @@ def test_kill_9_of_keeper_or_supervisor(lab: LabCommand, victim: str) -> None:
     lab.wait_gone()
 
 
+def test_down_ends_a_supervisor_that_hangs(lab: LabCommand) -> None:
+    lab.ok("up", "--nodes", "1")
+    os.kill(supervisor(lab), signal.SIGSTOP)
+    lab.ok("down", timeout=30)
+    lab.wait_gone()
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("command", ["up", "run"])
 def test_the_command_ends_early(lab: LabCommand, command: str, number: signal.Signals) -> None:
