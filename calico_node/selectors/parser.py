@@ -39,6 +39,9 @@ MAX_LABEL_LENGTH = 512
 MAX_DEPTH = 128
 
 _LABEL = re.compile(r"[A-Za-z0-9_./-]+")
+_NOT_BLANK = re.compile(r"[^ \t]|\Z")
+_NEGATIONS = re.compile(r"[! \t]+")
+_MEMBER = re.compile(r"""(?:'([^']*)'|"([^"]*)")[ \t]*(,[ \t]*)?""")
 _FUNCTION = re.compile(r"(has|all|global)\(")
 _WORD_OPERATOR = re.compile(r"(contains|starts[ \t]*with|ends[ \t]*with|not[ \t]*in|in)\b", re.ASCII)
 _COMPARISONS: dict[str, Callable[[str, str], Node]] = {
@@ -86,8 +89,11 @@ class _Parser:
         if depth > MAX_DEPTH:
             raise self.error(f"nested more than {MAX_DEPTH} levels deep")
         negated = False
-        while self.take("!"):
-            negated = not negated
+        if self.text.startswith("!", self.position):
+            marks = _NEGATIONS.match(self.text, self.position)
+            assert marks is not None
+            negated = marks[0].count("!") % 2 == 1
+            self.position = marks.end()
         node = self.parse_operand(depth)
         return Not(node) if negated else node
 
@@ -146,7 +152,14 @@ class _Parser:
         self.expect("{")
         values: set[str] = set()
         while not self.take("}"):
-            values.add(self.parse_string())
+            member = _MEMBER.match(self.text, self.position)
+            if member is not None:
+                values.add(member[1] if member[1] is not None else member[2])
+                self.position = member.end()
+                if member[3]:
+                    continue
+            else:
+                values.add(self.parse_string())
             if self.take("}"):
                 break
             self.expect(",")
@@ -167,8 +180,8 @@ class _Parser:
         self.skip_blanks()
 
     def skip_blanks(self) -> None:
-        while self.text.startswith((" ", "\t"), self.position):
-            self.position += 1
+        if self.text.startswith((" ", "\t"), self.position):
+            self.position = _NOT_BLANK.search(self.text, self.position).start()  # type: ignore[union-attr]
 
     def found(self) -> str:
         return repr(self.text[self.position]) if self.position < len(self.text) else "the end"

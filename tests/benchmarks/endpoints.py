@@ -269,9 +269,9 @@ def one_change(
         )
         labels = {**own[number], label: value}
         rounds = []
-        for wanted in (labels, own[number], labels, own[number], labels):
+        for state in (labels, own[number], labels, own[number], labels):
             start = time.perf_counter()
-            index.set_item(number, wanted, (f"kns.ns{number % NAMESPACES}",))
+            index.set_item(number, state, (f"kns.ns{number % NAMESPACES}",))
             index.step(1000)
             rounds.append(time.perf_counter() - start)
         took.append(rounds[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -212,3 +213,30 @@ def test_any_text_parses_or_is_a_selector_error(text: str) -> None:
         return
     assert selector.uid().startswith("s:")
     assert parse(selector.canonical).matches({"a": "x"}) == selector.matches({"a": "x"})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a in {" + "'x'," * 100_000 + "}",
+        "!" * 300_001 + "has(a)",
+        "has(a)" + " " * 300_000,
+        "a\t" + " " * 300_000 + "== 'b'",
+        "a == '" + "x" * 300_000 + "'",
+    ],
+    ids=["set", "negations", "blanks", "inner blanks", "string"],
+)
+def test_absurdly_long_selectors_cost_what_their_length_costs(text: str) -> None:
+    start = time.process_time()
+    assert parse(text).canonical
+    assert time.process_time() - start < 1
+
+
+@pytest.mark.parametrize(
+    ("text", "position"),
+    [("a in {'x' 'y'}", 10), ("a in {'x', y}", 11), ("a in {'x", 6), ("a in {,}", 6), ("a in {'x',,}", 10)],
+)
+def test_faults_in_a_set_are_found_where_they_are(text: str, position: int) -> None:
+    with pytest.raises(SelectorError) as caught:
+        parse(text)
+    assert caught.value.position == position
