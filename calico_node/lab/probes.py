@@ -62,7 +62,9 @@ def probe_to_json(probe: Probe) -> dict[str, Any]:
 
 def probe_from_json(item: Mapping[str, Any]) -> Probe:
     """The inverse of ``probe_to_json``."""
-    return Probe(item["from"], item["to"], item["protocol"], item["port"], item["type"], item["code"], item["origin"])
+    return Probe(
+        item["from"], item["to"], item["protocol"], item["port"], item["type"], item["code"], item.get("origin", "")
+    )
 
 
 @frozen
