@@ -150,6 +150,7 @@ def test_rules_in_nfts_words(kernel, rule, words):
     kernel.exchange(IPV4, render_rule(IPV4, CONFIG, rule, RuleOrigin()))
     try:
         listed = run(f"ip netns exec {kernel.place.name} nft list chain ip codec c")
-        assert words in listed
+        # Newer versions print the code of an echo request as a number.
+        assert words in listed.replace("icmp code 0 ", "icmp code net-unreachable ")
     finally:
         kernel.clear(IPV4)
