@@ -17,6 +17,7 @@ from calico_node.resources.validation import validate
 if TYPE_CHECKING:
     from calico_node.resources.bgp import (
         AddCommunity,
+        AgentStatus,
         BGPConfiguration,
         BGPConfigurationSpec,
         BGPFilter,
@@ -24,16 +25,22 @@ if TYPE_CHECKING:
         BGPPassword,
         BGPPeer,
         BGPPeerSpec,
+        BGPStatus,
         CalicoNodeStatus,
         CalicoNodeStatusSpec,
         CalicoNodeStatusStatus,
         Community,
         CommunityMatch,
+        DaemonStatus,
         FilterOperation,
         FilterRule,
+        PeerStatus,
         PrefixAdvertisement,
         PrefixLength,
         PrependASPath,
+        RouteSource,
+        RoutesStatus,
+        RouteStatus,
         SecretKeyRef,
         ServiceBlock,
         SetPriority,
@@ -57,6 +64,10 @@ if TYPE_CHECKING:
         EndpointPort,
         HostEndpoint,
         HostEndpointSpec,
+        LiveMigration,
+        LiveMigrationSource,
+        LiveMigrationSpec,
+        LiveMigrationTarget,
         Node,
         NodeAddress,
         NodeBGPSpec,
@@ -67,8 +78,10 @@ if TYPE_CHECKING:
         OrchRef,
         QoSControls,
         WorkloadEndpoint,
+        WorkloadEndpointID,
         WorkloadEndpointPort,
         WorkloadEndpointSpec,
+        WorkloadID,
     )
     from calico_node.resources.felix import (
         BPFConntrackTimeouts,
@@ -90,6 +103,7 @@ if TYPE_CHECKING:
         IPReservationSpec,
     )
     from calico_node.resources.policy import (
+        Condition,
         ConditionsStatus,
         EntityRule,
         GlobalNetworkPolicy,
@@ -121,10 +135,10 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "bgp": (
-        "AddCommunity BGPConfiguration BGPConfigurationSpec BGPFilter BGPFilterSpec BGPPassword BGPPeer "
-        "BGPPeerSpec CalicoNodeStatus CalicoNodeStatusSpec CalicoNodeStatusStatus Community CommunityMatch "
-        "FilterOperation FilterRule PrefixAdvertisement PrefixLength PrependASPath SecretKeyRef ServiceBlock "
-        "SetPriority"
+        "AddCommunity AgentStatus BGPConfiguration BGPConfigurationSpec BGPFilter BGPFilterSpec BGPPassword "
+        "BGPPeer BGPPeerSpec BGPStatus CalicoNodeStatus CalicoNodeStatusSpec CalicoNodeStatusStatus Community "
+        "CommunityMatch DaemonStatus FilterOperation FilterRule PeerStatus PrefixAdvertisement PrefixLength "
+        "PrependASPath RouteSource RouteStatus RoutesStatus SecretKeyRef ServiceBlock SetPriority"
     ),
     "cluster": (
         "AutoHostEndpoint ClusterInformation ClusterInformationSpec Controller Controllers "
@@ -132,9 +146,10 @@ _MODULES = {
         "KubeControllersConfigurationStatus LoadBalancerController MigrationController NodeController"
     ),
     "endpoint": (
-        "EndpointPort HostEndpoint HostEndpointSpec IPNAT Node NodeAddress NodeBGPSpec NodeInterface NodeSpec "
-        "NodeStatus NodeWireguardSpec OrchRef QoSControls WorkloadEndpoint WorkloadEndpointPort "
-        "WorkloadEndpointSpec"
+        "EndpointPort HostEndpoint HostEndpointSpec IPNAT LiveMigration LiveMigrationSource LiveMigrationSpec "
+        "LiveMigrationTarget Node NodeAddress NodeBGPSpec NodeInterface NodeSpec NodeStatus NodeWireguardSpec "
+        "OrchRef QoSControls WorkloadEndpoint WorkloadEndpointID WorkloadEndpointPort WorkloadEndpointSpec "
+        "WorkloadID"
     ),
     "felix": (
         "BPFConntrackTimeouts FelixConfiguration FelixConfigurationSpec HealthTimeoutOverride ProtoPort "
@@ -145,9 +160,9 @@ _MODULES = {
         "IPReservation IPReservationSpec"
     ),
     "policy": (
-        "ConditionsStatus EntityRule GlobalNetworkPolicy GlobalNetworkPolicySpec GlobalNetworkSet HTTPMatch "
-        "HTTPPath ICMPFields NetworkPolicy NetworkPolicySpec NetworkSet NetworkSetSpec PolicySpec Profile "
-        "ProfileSpec Rule RuleMetadata ServiceAccountMatch ServiceMatch StagedGlobalNetworkPolicy "
+        "Condition ConditionsStatus EntityRule GlobalNetworkPolicy GlobalNetworkPolicySpec GlobalNetworkSet "
+        "HTTPMatch HTTPPath ICMPFields NetworkPolicy NetworkPolicySpec NetworkSet NetworkSetSpec PolicySpec "
+        "Profile ProfileSpec Rule RuleMetadata ServiceAccountMatch ServiceMatch StagedGlobalNetworkPolicy "
         "StagedGlobalNetworkPolicySpec StagedKubernetesNetworkPolicy StagedKubernetesNetworkPolicySpec "
         "StagedNetworkPolicy StagedNetworkPolicySpec Tier TierSpec"
     ),
@@ -172,6 +187,7 @@ __all__ = [
     "KINDS",
     "TIERED_KINDS",
     "AddCommunity",
+    "AgentStatus",
     "AutoHostEndpoint",
     "BGPConfiguration",
     "BGPConfigurationSpec",
@@ -180,6 +196,7 @@ __all__ = [
     "BGPPassword",
     "BGPPeer",
     "BGPPeerSpec",
+    "BGPStatus",
     "BPFConntrackTimeouts",
     "BlockAffinity",
     "BlockAffinitySpec",
@@ -190,9 +207,11 @@ __all__ = [
     "ClusterInformationSpec",
     "Community",
     "CommunityMatch",
+    "Condition",
     "ConditionsStatus",
     "Controller",
     "Controllers",
+    "DaemonStatus",
     "Document",
     "EndpointPort",
     "EntityRule",
@@ -220,6 +239,10 @@ __all__ = [
     "KubeControllersConfiguration",
     "KubeControllersConfigurationSpec",
     "KubeControllersConfigurationStatus",
+    "LiveMigration",
+    "LiveMigrationSource",
+    "LiveMigrationSpec",
+    "LiveMigrationTarget",
     "LoadBalancerController",
     "MigrationController",
     "NetworkPolicy",
@@ -236,6 +259,7 @@ __all__ = [
     "NodeWireguardSpec",
     "ObjectMeta",
     "OrchRef",
+    "PeerStatus",
     "PolicySpec",
     "PrefixAdvertisement",
     "PrefixLength",
@@ -245,8 +269,11 @@ __all__ = [
     "ProtoPort",
     "QoSControls",
     "Resource",
+    "RouteSource",
+    "RouteStatus",
     "RouteTableIDRange",
     "RouteTableRange",
+    "RoutesStatus",
     "Rule",
     "RuleMetadata",
     "SecretKeyRef",
@@ -264,8 +291,10 @@ __all__ = [
     "Tier",
     "TierSpec",
     "WorkloadEndpoint",
+    "WorkloadEndpointID",
     "WorkloadEndpointPort",
     "WorkloadEndpointSpec",
+    "WorkloadID",
     "apply_defaults",
     "decode",
     "describe",
