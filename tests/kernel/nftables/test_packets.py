@@ -319,8 +319,14 @@ def test_log_rules_come_through_nflog_with_prefix_addresses_and_ports(a, b, driv
     driver.runner.run(asyncio.sleep(0))
     assert tcp(a, B, 80)
     assert ping(a, b)
+    lines: list[str] = []
+    for _ in range(50):
+        driver.runner.run(asyncio.sleep(0.1))
+        lines += [line for line in capsys.readouterr().out.splitlines() if "NetworkPolicy" in line]
+        if lines:
+            break
     driver.runner.run(asyncio.sleep(0.2))
-    lines = [line for line in capsys.readouterr().out.splitlines() if "NetworkPolicy" in line]
+    lines += [line for line in capsys.readouterr().out.splitlines() if "NetworkPolicy" in line]
     assert len(lines) == 1, "one packet: the connection's first"
     assert "default|NetworkPolicy|default/web|web" in lines[0]
     for part in (

@@ -51,7 +51,7 @@ class Cluster:
 
     async def until(self, holds: Callable[[Any], Any]) -> Any:
         """The Node, once ``holds(node)``."""
-        for _ in range(300):
+        for _ in range(2000):
             found = await self.node()
             if holds(found) and self.health.get("ready"):
                 return found
