@@ -88,9 +88,15 @@ def version() -> None:
 
 
 def main() -> None:
-    """The console script: an expected error is one line on standard error and exit code 1."""
+    """The console script: an expected error is one line on standard error and exit code 1; Ctrl-C is 130."""
     try:
-        calico_node()
+        code = calico_node(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
     except CalicoError as error:
         click.echo(f"calico-node: {error}", err=True)
         sys.exit(1)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)

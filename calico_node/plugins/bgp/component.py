@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import anyio
+import structlog
 from attrs import define
 
 from calico_node.errors import CalicoError
@@ -19,10 +20,13 @@ from calico_node.model import SyncStatus
 from calico_node.plugins.bgp.config import Configuration, Datastore, build
 from calico_node.plugins.bgp.kernel import adopted_routes
 from calico_node.plugins.bgp.prefix import prefix_text
+from calico_node.plugins.bgp.session import State
 from calico_node.plugins.bgp.speaker import Speaker
 from calico_node.plugins.bgp.transport import Transport
 from calico_node.resources.bgp import SecretKeyRef
 from calico_node.syncer import SyncerKind, stream
+
+log = structlog.get_logger("bgp")
 
 OWNER = "bgp"
 SLICE = 200
@@ -86,6 +90,7 @@ class _Run:
         self._rejected: dict[str, str] = {}
         self._unusable: dict[str, str] = {}
         self._route_error = ""
+        self._up: dict[str, str] = {}  # sessions that are Established: name to peer's address
 
     def _family(self, version: int, now: float) -> _Family:
         speaker = Speaker(version, random.random, now, connect_delay=CONNECT_DELAY)
@@ -256,6 +261,7 @@ class _Run:
             reasons += family.speaker.not_established()
             reasons += _holes(family.speaker)
             sessions += self._sessions(family.speaker)
+        self._log_changes(sessions)
         if self._route_error:
             reasons.append(self._route_error)
         own = self._families[4].configuration, self._families[6].configuration
@@ -268,6 +274,15 @@ class _Run:
             rejected={**self._unusable, **self._rejected},
             extra={"sessions": sessions},
         )
+
+    def _log_changes(self, sessions: list[Mapping[str, object]]) -> None:
+        up = {str(s["name"]): str(s["peer"]) for s in sessions if s["state"] == State.ESTABLISHED.value}
+        states = {str(s["name"]): s["state"] for s in sessions}
+        for name in sorted(up.keys() - self._up.keys()):
+            log.info("session up", session=name, peer=up[name])
+        for name in sorted(self._up.keys() - up.keys()):
+            log.warning("session down", session=name, peer=self._up[name], state=states.get(name, "removed"))
+        self._up = up
 
     def _faults(self, speaker: Speaker, name: str) -> dict[str, object]:
         count, last = speaker.faults.get(name, (0, ""))

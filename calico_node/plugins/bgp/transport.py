@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import socket
 import struct
 from collections.abc import Callable
 
+import structlog
 from attrs import define, field
 
 from calico_node.plugins.bgp.peers import PeerConfig
@@ -29,7 +29,7 @@ WRITE_LIMIT = 65536
 BACKLOG = 20000
 """Undecided prefixes above which reading slows down, so that TCP holds the peer back."""
 
-_log = logging.getLogger(__name__)
+log = structlog.get_logger("bgp")
 
 
 @define(eq=False)
@@ -181,7 +181,7 @@ class Transport:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            _log.error("BGP: a connection's task failed", exc_info=task.exception())
+            log.error("a connection's task failed", exc_info=task.exception())
 
     async def _connect(self, peer: PeerConfig, number: int) -> None:
         link = self._links[peer.name, number] = _Link(peer.name, number)
@@ -247,7 +247,7 @@ class Transport:
             return
         if all(peer.address != address for peer in self._peers.values()):
             self._strangers.add(address)
-            _log.warning("BGP: unexpected connection from %s refused", address)
+            log.warning("unexpected connection refused", address=address)
 
     def _begin(self, link: _Link, sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -270,7 +270,7 @@ class Transport:
             reason = f"Socket: {error.strerror}"
         except Exception as error:
             # Whatever a peer sent to bring this about, it costs that peer its connection and no other theirs.
-            _log.exception("BGP: taking in what %s sent failed", link.peer)
+            log.exception("what a peer sent could not be taken in", peer=link.peer)
             reason = f"Internal error: {error!r}"
         if not link.closing:
             link.closing = True

@@ -29,6 +29,7 @@ def test_three_nodes_exchange_their_blocks(cluster: Cluster) -> None:
                 assert route["gateway"] == other.address
                 assert route["metric"] == 1024
         assert node.status()["ready"]
+        assert node.log().count("session up") == 2
 
     cluster.affinity(nodes[0], blocks["node1"], None)
     until(lambda: blocks["node1"] not in nodes[1].routes(), 5, nodes[1].routes)

@@ -212,6 +212,22 @@ def test_prometheus_has_a_listener_of_its_own_where_it_is_asked_for(start: Start
     assert fetch("/readiness", 9091)[0] == 404
 
 
+def test_ctrl_c_ends_a_command_without_a_traceback(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [str(BIN / "calico-node"), "lab", "up", "--name", f"ctrl-c-{os.getpid()}"],
+        env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    time.sleep(0.6)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert "Traceback" not in output
+    assert "Aborted" not in output
+
+
 def test_the_health_listener_can_be_turned_off(start: Start, tmp_path: Path) -> None:
     process = start(FELIX_HEALTHENABLED="false", CALICO_COMPONENTS="ipam")
     until((tmp_path / "state" / "nodename").is_file)
