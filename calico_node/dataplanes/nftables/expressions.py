@@ -343,8 +343,10 @@ def encode_lookup(lookup: Lookup, set_name: str, set_id: int = 0) -> bytes:
 def encode(expression: Expression) -> bytes:
     """One list element.  For a lookup in an anonymous set this is its identity (name empty, elements appended), which
     only the rule hash wants; the batch encodes it with ``encode_lookup``."""
-    # Counters that show different numbers compare as equal, so the cache must not see them.
-    return _encode(expression) if isinstance(expression, Counter) else _encode_cached(expression)
+    # Counters that show different numbers compare as equal, so the cache must see only those of new rules.
+    if isinstance(expression, Counter) and (expression.bytes or expression.packets):
+        return _encode(expression)
+    return _encode_cached(expression)
 
 
 def _encode(expression: Expression) -> bytes:
