@@ -91,7 +91,11 @@ def load_documents(text: str | bytes, source: str) -> list[Document]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{source}, line {mark.line + 1}, column {mark.column + 1}" if mark else source
-        raise ValidationError(f"malformed YAML: {error.problem or error.context}", origin=where) from None
+        problem = error.problem or error.context or ""
+        if "nesting depth" in problem:
+            # libyaml since 0.2.6 has a limit of its own, met while it looks ahead.
+            problem = f"nested more than {MAX_DEPTH} levels deep"
+        raise ValidationError(f"malformed YAML: {problem}", origin=where) from None
     except (yaml.YAMLError, UnicodeError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise ValidationError(f"malformed YAML: {reason}", origin=source) from None
