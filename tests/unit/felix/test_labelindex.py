@@ -138,3 +138,12 @@ def test_cost_follows_the_change(items: int) -> None:
     before = index.evaluations
     index.set_item(0, {"ns": "n0", "app": "a0", "v": "7"}, ())
     assert index.evaluations - before <= 20
+
+
+def test_alternatives_that_differ_in_a_value_and_a_presence() -> None:
+    matches: set[tuple[str, str]] = set()
+    index: LabelIndex[str, str] = LabelIndex(lambda *pair: matches.add(pair), lambda *pair: matches.discard(pair))
+    index.set_selector("s", parse("(a == '1' || has(b)) && (a == '1' || a ends with '2')"))
+    for item, labels in {"x": {"a": "1"}, "y": {"a": "2"}, "z": {"a": "2", "b": ""}}.items():
+        index.set_item(item, labels, ())
+    assert matches == {("s", "x"), ("s", "z")}

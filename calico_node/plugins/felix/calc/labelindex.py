@@ -341,10 +341,10 @@ class LabelIndex(Generic[SelectorT, ItemT]):
             case _:
                 return None
 
-    def _crowding(self, buckets: frozenset[Bucket]) -> tuple[bool, int, list[Bucket]]:
+    def _crowding(self, buckets: frozenset[Bucket]) -> tuple[bool, int, list[tuple[str, str]]]:
         presence_only = any(value is None for _, value in buckets)
         filed = sum(1 + len(self._filed.get(bucket, ())) for bucket in buckets)
-        return presence_only, filed, sorted(buckets, key=lambda bucket: (bucket[0], bucket[1] or ""))
+        return presence_only, filed, sorted((label, value or "") for label, value in buckets)
 
     def _evaluate(self, node: Node) -> BitMap:
         """The items that ``node`` selects."""
