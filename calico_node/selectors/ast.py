@@ -180,7 +180,11 @@ class And:
     operands: tuple[Node, ...]
 
     def matches(self, labels: Labels) -> bool:
-        return all(operand.matches(labels) for operand in self.operands)
+        # A plain loop: a generator costs more than most operands.
+        for operand in self.operands:  # noqa: SIM110
+            if not operand.matches(labels):
+                return False
+        return True
 
     def __str__(self) -> str:
         return f"({' && '.join(map(str, self.operands))})"
@@ -193,7 +197,10 @@ class Or:
     operands: tuple[Node, ...]
 
     def matches(self, labels: Labels) -> bool:
-        return any(operand.matches(labels) for operand in self.operands)
+        for operand in self.operands:  # noqa: SIM110
+            if operand.matches(labels):
+                return True
+        return False
 
     def __str__(self) -> str:
         return f"({' || '.join(map(str, self.operands))})"

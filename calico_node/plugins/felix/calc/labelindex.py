@@ -5,7 +5,8 @@ label beats an inherited one, and among its parents the first in its list that d
 
 Two indexes carry it.  The inverted index ``label -> value -> bitmap of items`` answers a new selector with bitmap
 algebra, without looking at items.  The restriction index files every selector under a label (or label and value)
-without which it cannot match, so that a changed item evaluates only the few selectors that its labels call for.
+without which it cannot match, and there under each label that it mentions, so that a changed item evaluates only
+those of the few selectors its labels call for that the changed labels can make a difference to.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from calico_node.selectors.ast import (
 
 ItemT = TypeVar("ItemT")
 SelectorT = TypeVar("SelectorT")
+PlaceT = TypeVar("PlaceT")
 Labels: TypeAlias = Mapping[str, str]
 
 Bucket: TypeAlias = tuple[str, str | None]
@@ -85,6 +87,8 @@ class LabelIndex(Generic[SelectorT, ItemT]):
         self._selectors: dict[SelectorT, _Selector[SelectorT]] = {}
         self._filed: dict[Bucket, dict[SelectorT, _Selector[SelectorT]]] = {}
         self._unfiled: dict[SelectorT, _Selector[SelectorT]] = {}
+        # label that is mentioned -> bucket (None: the unfiled) -> selectors
+        self._mentioning: dict[str, dict[Bucket | None, dict[SelectorT, _Selector[SelectorT]]]] = {}
         self._unannounced: dict[SelectorT, _Selector[SelectorT]] = {}
         self.evaluations = 0
 
@@ -177,8 +181,7 @@ class LabelIndex(Generic[SelectorT, ItemT]):
                 self._stopped(key, self._item(number))
         self._selectors[key] = new
         new.buckets = self._choose_buckets(selector.node)
-        for home in self._homes(new):
-            home[key] = new
+        self._file(new)
         if new.pending:
             self._unannounced[key] = new
 
@@ -250,7 +253,7 @@ class LabelIndex(Generic[SelectorT, ItemT]):
         """Bring the index and the matches to the item's present labels; ``old`` None for a new item."""
         new = self._effective(number)
         before = old if old is not None else _NO_LABELS
-        changed = {label for label in before.keys() | new.keys() if before.get(label) != new.get(label)}
+        changed = {label for label, _ in before.items() ^ new.items()}
         self._labels[number] = new
         for label in changed:
             if label in before:
@@ -258,17 +261,11 @@ class LabelIndex(Generic[SelectorT, ItemT]):
             if label in new:
                 self._values.setdefault(label, {}).setdefault(new[label], BitMap()).add(number)
                 self._has.setdefault(label, BitMap()).add(number)
-        if old is None:
-            affected: Iterable[_Selector[SelectorT]] = self._candidates(new)
-        elif changed:
-            both = {id(one): one for labels in (before, new) for one in self._candidates(labels)}
-            affected = [one for one in both.values() if not changed.isdisjoint(one.mentions)]
-        else:
-            return
+        affected = self._candidates(new) if old is None else self._concerned(changed, before, new)
         item = self._item(number)
-        for selector in list(affected):
-            self.evaluations += 1
-            matches = selector.selector.matches(new)
+        self.evaluations += len(affected)
+        for selector in affected:
+            matches = selector.selector.node.matches(new)
             if matches != (number in selector.matches):
                 if matches:
                     selector.matches.add(number)
@@ -305,18 +302,47 @@ class LabelIndex(Generic[SelectorT, ItemT]):
                     found.update(selectors)
         return list(found.values())
 
-    def _homes(self, selector: _Selector[SelectorT]) -> list[dict[SelectorT, _Selector[SelectorT]]]:
-        if selector.buckets is None:
-            return [self._unfiled]
-        return [self._filed.setdefault(bucket, {}) for bucket in selector.buckets]
+    def _concerned(self, changed: set[str], before: Labels, now: Labels) -> list[_Selector[SelectorT]]:
+        """The candidates of an item, before or now, that mention one of its ``changed`` labels; each once."""
+        found: dict[SelectorT, _Selector[SelectorT]] = {}
+        gone = {label: before[label] for label in changed if label in before}
+        for mentioned in changed:
+            by_bucket = self._mentioning.get(mentioned)
+            if by_bucket is None:
+                continue
+            buckets: list[Bucket | None] = [None, *now.items(), *gone.items()]
+            buckets += [(label, None) for label in (*now, *gone)]
+            for bucket in buckets:
+                selectors = by_bucket.get(bucket)
+                if selectors:
+                    found.update(selectors)
+        return list(found.values())
+
+    def _file(self, selector: _Selector[SelectorT]) -> None:
+        key, buckets = selector.key, selector.buckets
+        if buckets is None:
+            self._unfiled[key] = selector
+        else:
+            for bucket in buckets:
+                self._filed.setdefault(bucket, {})[key] = selector
+        for label in selector.mentions:
+            for place in (None,) if buckets is None else buckets:
+                self._mentioning.setdefault(label, {}).setdefault(place, {})[key] = selector
 
     def _unfile(self, selector: _Selector[SelectorT]) -> None:
-        self._unannounced.pop(selector.key, None)
-        for home in self._homes(selector):
-            home.pop(selector.key, None)
-        for bucket in selector.buckets or ():
-            if not self._filed[bucket]:
-                del self._filed[bucket]
+        key, buckets = selector.key, selector.buckets
+        self._unannounced.pop(key, None)
+        if buckets is None:
+            self._unfiled.pop(key, None)
+        else:
+            for bucket in buckets:
+                _take(self._filed, bucket, key)
+        for label in selector.mentions:
+            by_bucket = self._mentioning.get(label, {})
+            for place in (None,) if buckets is None else buckets:
+                _take(by_bucket, place, key)
+            if not by_bucket:
+                self._mentioning.pop(label, None)
 
     def _choose_buckets(self, node: Node) -> frozenset[Bucket] | None:
         """The buckets of which a matching item must be in at least one; None when nothing is required."""
@@ -375,3 +401,12 @@ class LabelIndex(Generic[SelectorT, ItemT]):
     def _with_values(self, label: str, values: Iterable[str]) -> BitMap:
         by_value = self._values.get(label, {})
         return BitMap.union(BitMap(), *(by_value[value] for value in values if value in by_value))
+
+
+def _take(places: dict[PlaceT, dict[SelectorT, _Selector[SelectorT]]], place: PlaceT, key: SelectorT) -> None:
+    """Remove ``key`` from one of ``places``, and the place once nothing is left there."""
+    home = places.get(place)
+    if home is not None:
+        home.pop(key, None)
+        if not home:
+            del places[place]
