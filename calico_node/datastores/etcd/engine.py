@@ -84,7 +84,7 @@ def _is_text(key: bytes) -> bool:
 
 
 class EtcdEngine:
-    """``endpoints`` are ``address:port``; all members of one cluster."""
+    """``endpoints`` are ``address:port``, all members of one cluster; or one is ``unix:/path``."""
 
     name = "etcdv3"
 
@@ -94,6 +94,8 @@ class EtcdEngine:
         tls = self._credentials
         manager = ConnectionManager(list(endpoints))
         manager.grpc_options += _RECONNECT
+        if endpoints[0].startswith("unix:"):
+            manager.target = endpoints[0]
         self._channel = manager.get_channel(
             ca_cert=tls.ca_cert, cert_key=tls.cert_key, cert_chain=tls.cert_chain, tls_server_name=tls.server_name
         )

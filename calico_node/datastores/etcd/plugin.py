@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,19 +18,34 @@ async def open_etcd(settings: Settings) -> KVEngine:
     """Connect to ``settings.etcd_endpoints``.  Raises ``SettingsError`` naming the variable, ``DatastoreError``."""
     if not settings.etcd_endpoints:
         raise SettingsError("ETCD_ENDPOINTS is not set: DATASTORE_TYPE etcdv3 needs it, such as http://10.0.0.1:2379")
+    if any(endpoint.startswith("unix:") for endpoint in settings.etcd_endpoints):
+        return await _connected(EtcdEngine([_socket(settings.etcd_endpoints)]))
     hosts = [_host_and_port(endpoint) for endpoint in settings.etcd_endpoints]
     secure = {endpoint.startswith("https://") for endpoint in settings.etcd_endpoints}
     if len(secure) > 1:
         raise SettingsError("ETCD_ENDPOINTS: either all must be https:// or none")
     credentials = _credentials(settings.environ, server_name=hosts[0][0], secure=secure.pop())
     endpoints = [f"{await _resolve(host, port)}:{port}" for host, port in hosts]
-    engine = EtcdEngine(endpoints, credentials)
+    return await _connected(EtcdEngine(endpoints, credentials))
+
+
+async def _connected(engine: EtcdEngine) -> EtcdEngine:
     try:
         await engine.connect()
     except DatastoreError:
         await engine.close()
         raise
     return engine
+
+
+def _socket(endpoints: Sequence[str]) -> str:
+    """``unix:///path`` as etcd's own clients write it, or ``unix:/path``, in gRPC's spelling."""
+    path = endpoints[0].removeprefix("unix:").removeprefix("//")
+    if len(endpoints) > 1 or not path.startswith("/"):
+        raise SettingsError(
+            f"ETCD_ENDPOINTS: {','.join(endpoints)!r}: a Unix socket must be the only endpoint, as unix:///path/to/socket"
+        )
+    return f"unix:{path}"
 
 
 def _variable(environ: Mapping[str, str], name: str) -> str:

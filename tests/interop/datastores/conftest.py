@@ -27,17 +27,20 @@ class Etcd:
     def __init__(self, program: str, folder: Path) -> None:
         self.endpoint = f"127.0.0.1:{free_port()}"
         client, peer = f"http://{self.endpoint}", f"http://127.0.0.1:{free_port()}"
+        self._folder = folder
+        # etcd 3.4 takes a name and a port, and makes a socket called so in its working directory.
+        self.socket = folder / "sock:0"
         self._log = folder / "log"
         self._command = [
             program, "--name", "test", "--data-dir", str(folder / "data"),
-            "--listen-client-urls", client, "--advertise-client-urls", client,
+            "--listen-client-urls", f"{client},unix://{self.socket.name}", "--advertise-client-urls", client,
             "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", f"test={peer}",
         ]  # fmt: skip
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         with self._log.open("ab") as log:
-            self.process = subprocess.Popen(self._command, stdout=log, stderr=log)
+            self.process = subprocess.Popen(self._command, stdout=log, stderr=log, cwd=self._folder)
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline and self.process.poll() is None:
             try:

@@ -10,9 +10,10 @@ import pytest
 
 from calico_node.datastores.etcd.engine import EtcdEngine
 from calico_node.datastores.etcd.plugin import open_etcd
+from calico_node.datastores.kv import KeyValue
 from calico_node.errors import DatastoreError, SettingsError
 from calico_node.settings import Settings
-from tests.interop.datastores.conftest import free_port
+from tests.interop.datastores.conftest import Etcd, free_port
 from tests.unit.datastores.engine_suite import EngineSuite
 
 
@@ -75,3 +76,20 @@ class TestEtcdEngine(EngineSuite):
     async def test_unusable_endpoints_are_named(self, endpoints: str) -> None:
         with pytest.raises(SettingsError, match="ETCD_"):
             await open_etcd(Settings.load({"ETCD_ENDPOINTS": endpoints, "NODENAME": "n"}))
+
+
+async def test_a_unix_socket(etcd_server: Etcd) -> None:
+    for endpoint in (f"unix://{etcd_server.socket}", f"unix:{etcd_server.socket}"):
+        engine = await open_etcd(Settings.load({"ETCD_ENDPOINTS": endpoint, "NODENAME": "n"}))
+        revision = await engine.put("/t/socket", b"1")
+        assert await engine.get("/t/socket") == (KeyValue("/t/socket", b"1", revision, revision), revision)
+        await engine.delete("/t/socket")
+        await engine.close()
+
+
+@pytest.mark.parametrize(
+    "endpoints", ["unix://relative", "unix:///run/a,unix:///run/b", "http://10.0.0.1:1,unix:///a"]
+)
+async def test_a_unix_socket_stands_alone_with_its_whole_path(endpoints: str) -> None:
+    with pytest.raises(SettingsError, match="unix:///path/to/socket"):
+        await open_etcd(Settings.load({"ETCD_ENDPOINTS": endpoints, "NODENAME": "n"}))
