@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import IO, Any
 
+import structlog
 from attrs import define, field
 
 from calico_node.linux.namespaces import run_in_netns, run_in_thread
+
+log = structlog.get_logger("lab")
+
+_RESTART_DELAY, _LONGEST_DELAY, _GOOD_RUN = 0.5, 10.0, 30.0
+"""Seconds: what ends by itself is started again after the first, doubled up to the second; a run this long starts
+that anew."""
 
 
 @define(eq=False)
@@ -60,6 +68,7 @@ class Children:
         *,
         environ: Mapping[str, str],
         netns: str = "",
+        cwd: str | None = None,
         stdin: int | IO[Any] = subprocess.DEVNULL,
         stdout: int | IO[Any] = subprocess.DEVNULL,
         stderr: int | IO[Any] | None = None,
@@ -74,6 +83,7 @@ class Children:
             return subprocess.Popen(
                 list(arguments),
                 env=dict(environ),
+                cwd=cwd,
                 stdin=stdin,
                 stdout=stdout,
                 stderr=stderr,
@@ -130,6 +140,77 @@ class Children:
                     child.exited.set_result(code)
             elif self._starting:
                 self._early[pid] = code
+
+
+@define(eq=False)
+class Restarting:
+    """A process that is started again whenever it ends by itself; ``starts`` counts how often it was started."""
+
+    name: str
+    _launch: Callable[[], Awaitable[Child]]
+    child: Child | None = field(default=None, init=False)
+    starts: int = field(default=0, init=False)
+    last_exit: int | None = field(default=None, init=False)
+    _unwanted: asyncio.Event = field(factory=asyncio.Event, init=False)
+    _keeping: asyncio.Task[None] | None = field(default=None, init=False)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether it was started and not stopped since."""
+        return self._keeping is not None and not self._unwanted.is_set()
+
+    @property
+    def running(self) -> bool:
+        return self.child is not None and self.child.running
+
+    @property
+    def pid(self) -> int | None:
+        """None while it does not run."""
+        return self.child.pid if self.child is not None and self.child.running else None
+
+    async def start(self) -> None:
+        """Raises ``OSError`` when the process cannot be started."""
+        self._unwanted.clear()
+        self.child = await self._launch()
+        self.starts += 1
+        self._keeping = asyncio.create_task(self._keep(self.child))
+
+    async def stop(self, number: int = signal.SIGTERM) -> None:
+        """End the process and leave it ended.  SIGTERM becomes SIGKILL after some seconds."""
+        self._unwanted.set()
+        if self.child is not None:
+            if number == signal.SIGTERM:
+                await self.child.stop()
+            else:
+                self.child.signal(number)
+                await self.child.exited
+        if self._keeping is not None:
+            await self._keeping
+            self._keeping = None
+
+    async def _keep(self, child: Child) -> None:
+        delay = _RESTART_DELAY
+        while True:
+            started = asyncio.get_running_loop().time()
+            self.last_exit = await child.exited
+            if self._unwanted.is_set():
+                return
+            if asyncio.get_running_loop().time() - started > _GOOD_RUN:
+                delay = _RESTART_DELAY
+            log.warning("a process ended", process=self.name, status=self.last_exit, restart_in=delay)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._unwanted.wait(), delay)
+            delay = min(delay * 2, _LONGEST_DELAY)
+            if self._unwanted.is_set():
+                return
+            try:
+                self.child = child = await self._launch()
+            except OSError as error:
+                log.warning("a process cannot be started", process=self.name, error=str(error))
+                continue  # the one that ended has ended still
+            self.starts += 1
+            if self._unwanted.is_set():
+                await child.stop()
 
 
 async def _read_all(fd: int) -> bytes:

@@ -21,6 +21,7 @@ import click
 
 from calico_node.errors import CalicoError, LabError
 from calico_node.lab import control, intake, start
+from calico_node.lab.datastore import KINDS
 from calico_node.lab.paths import LabPaths, lab_paths, running
 from calico_node.lab.probes import (
     Expectation,
@@ -40,6 +41,13 @@ P = ParamSpec("P")
 _name = click.option("--name", default="lab", show_default=True, help="The lab, where there are several.")
 _file = click.option("-f", "--file", "files", multiple=True, metavar="PATH", help="A YAML or JSON file, or a folder.")
 _nodes = click.option("--nodes", type=click.IntRange(1, 200), help="How many nodes (default: as documented, else 3).")
+_datastore = click.option(
+    "--datastore",
+    type=click.Choice(KINDS),
+    default=KINDS[0],
+    show_default=True,
+    help="What the nodes keep the cluster's data in; etcd needs the package etcd-server.",
+)
 _no_wait = click.option("--no-wait", is_flag=True, help="Return before the nodes have acknowledged the change.")
 _probes_file = click.option("--probes", "probes_file", metavar="FILE", help="Probe this list instead of everything.")
 _json = click.option("--json", "as_json", is_flag=True, help="Print a JSON list of the answers, and nothing else.")
@@ -89,16 +97,18 @@ def lab() -> None:
 @lab.command()
 @_name
 @_nodes
+@_datastore
 @_file
 @_guarded
-def up(name: str, nodes: int | None, files: Sequence[str]) -> None:
+def up(name: str, nodes: int | None, datastore: str, files: Sequence[str]) -> None:
     """Bring a lab up and leave it running."""
     paths = lab_paths(name)
     sources = intake.read_sources(files)
     intake.refuse_nothing(sources, intake.read(sources))
     report = Report(quiet=False)
+    request = {"op": "up", "nodes": nodes, "datastore": datastore, "detach": True, **_texts(sources)}
     with start.leash(paths), report.progress() as progress:
-        result = _call(paths, {"op": "up", "nodes": nodes, "detach": True, **_texts(sources)}, progress)
+        result = _call(paths, request, progress)
     report.remarks(result)
     report.status(start.with_host_pids(_call(paths, {"op": "status"})))
 
@@ -162,7 +172,7 @@ def list_labs() -> None:
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @_guarded
 def execute(name: str, pod: str, command: Sequence[str]) -> int:
-    """Run COMMAND in the network of a pod, or of host:NAME."""
+    """Run COMMAND in the network of a pod, of host:NAME, or (where it is etcd) of the datastore."""
     return start.enter(lab_paths(name), pod, command)
 
 
@@ -192,6 +202,25 @@ def restart(name: str, node: str, kill: bool, no_wait: bool) -> None:
     report.remarks(result)
 
 
+@lab.command(name="datastore")
+@_name
+@click.argument("action", type=click.Choice(("stop", "start", "restart", "kill")))
+@_no_wait
+@_guarded
+def datastore_command(name: str, action: str, no_wait: bool) -> None:
+    """Try a datastore that goes away and comes back (--datastore etcd).
+
+    stop ends it; start returns when the nodes have what was written meanwhile; restart does both; kill is a restart
+    by SIGKILL.  What is in force stays in force.
+    """
+    report = Report(quiet=False)
+    with report.progress() as progress:
+        request = {"op": "datastore", "action": action, "wait": not no_wait}
+        _call(lab_paths(name), request, progress)
+    status = start.with_host_pids(_call(lab_paths(name), {"op": "status"}))
+    report.datastore(status["datastore"])
+
+
 @lab.command()
 @_name
 @click.option("--node", default="", help="Whose folders and name (default: the first node's).")
@@ -200,7 +229,8 @@ def env(name: str, node: str) -> None:
     """Print shell commands that point calicoctl and CNI clients at a lab: eval $(calico-node lab env)"""
     result, _ = control.call(lab_paths(name).control, {"op": "env", "node": node})
     for variable, value in result.items():
-        click.echo(f"export {variable}={shlex.quote(value)}")
+        # Each with its own end: the shell makes one line of all of it where nobody quotes it.
+        click.echo(f"unset {variable};" if value is None else f"export {variable}={shlex.quote(value)};")
 
 
 @lab.command()
@@ -232,6 +262,7 @@ def probe(name: str, probes_file: str | None, as_json: bool) -> None:
 @lab.command()
 @_name
 @_nodes
+@_datastore
 @_file
 @click.option("--expect", "expect_file", metavar="FILE", help="Compare with these expectations.")
 @_probes_file
@@ -240,6 +271,7 @@ def probe(name: str, probes_file: str | None, as_json: bool) -> None:
 def run(
     name: str,
     nodes: int | None,
+    datastore: str,
     files: Sequence[str],
     expect_file: str | None,
     probes_file: str | None,
@@ -256,7 +288,7 @@ def run(
     policies = bool(documents.policies.calico or documents.policies.kubernetes)
     with _foreground(paths):
         with report.progress() as progress:
-            request = {"op": "up", "nodes": nodes, "policies": False, **_texts(sources)}
+            request = {"op": "up", "nodes": nodes, "datastore": datastore, "policies": False, **_texts(sources)}
             remarks = _call(paths, request, progress)
         report.remarks(remarks)
         prober = _Prober(paths, asked, expectations)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import structlog
 from attrs import define, field
@@ -57,8 +57,11 @@ class Fabric:
     """Each address block (CIDR) and the node that owns it, as last seen in the datastore."""
     _routes: dict[str, StaticRoutes] = field(factory=dict, init=False)
 
-    def build(self, spec: LabSpec) -> None:
-        """Make bridge, namespaces and devices.  Blocks for some milliseconds per machine."""
+    def build(self, spec: LabSpec, datastore: str = "", address: str = "") -> None:
+        """Make bridge, namespaces and devices.  Blocks for some milliseconds per machine.
+
+        ``datastore`` is the namespace of a machine for the datastore, with ``address``; "" for none.
+        """
         (self.paths.root / "netns").mkdir()
         make_bridge(BRIDGE)
         machines = [("node", node) for node in spec.nodes] + [("host", host) for host in spec.hosts]
@@ -74,6 +77,10 @@ class Fabric:
                 add_device_route(netns, str(CLUSTER_NETWORK), DEVICE)
             else:
                 self._routes[machine.name] = StaticRoutes(netns)
+        if datastore:
+            self.make_netns(datastore)
+            write_sysctls(datastore, _HOST_SYSCTLS)
+            plug(BRIDGE, "datastore", datastore, DEVICE, address)
 
     def make_netns(self, path: str) -> None:
         """A network namespace with ``lo`` up, named inside the lab alone."""
@@ -101,8 +108,10 @@ class Fabric:
                     log.warning("hosts' routes are not kept current", error=str(error))
             await asyncio.sleep(_RETRY)
 
-    async def wait_routes(self, client: Client, spec: LabSpec, progress: Progress) -> None:
-        """Until every node has a route to each block of the others, and the hosts theirs.
+    async def wait_routes(
+        self, client: Client, spec: LabSpec, progress: Progress, *, without: Callable[[str], bool]
+    ) -> None:
+        """Until every node has a route to each block of the others (but those ``without``), and the hosts theirs.
 
         Gives up after ten seconds: a cluster whose documents peer its nodes otherwise may never have them all.
         """
@@ -113,7 +122,7 @@ class Fabric:
         waiting = list(spec.nodes)
         while waiting and loop.time() < deadline:
             for node in list(waiting):
-                needed = {cidr for cidr, owner in self.blocks.items() if owner != node.name}
+                needed = {cidr for cidr, owner in self.blocks.items() if owner != node.name and not without(cidr)}
                 netns = str(self.paths.netns("node", node.name))
                 if needed <= await asyncio.to_thread(route_prefixes, netns):
                     waiting.remove(node)

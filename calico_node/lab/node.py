@@ -5,40 +5,32 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import structlog
 from attrs import define, field
 
 from calico_node.errors import LabError
-from calico_node.lab.children import Child, Children
+from calico_node.lab.children import Child, Children, Restarting
+from calico_node.lab.datastore import Datastore
 from calico_node.lab.paths import LabPaths
 from calico_node.lab.spec import LabNode
 from calico_node.linux.namespaces import run_in_netns
 
-log = structlog.get_logger("lab")
-
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TERM", "TZ", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV")
-_DURABILITY = "CALICO_DATASTORE_DURABILITY"
 _PASSED_PREFIXES = (
-    "FELIX_", "BGP_", "CALICO_IPV4POOL_", "CALICO_IPV6POOL_", "CALICO_DATAPLANE", "CALICO_LOG_LEVEL", _DURABILITY,
+    "FELIX_", "BGP_", "CALICO_IPV4POOL_", "CALICO_IPV6POOL_", "CALICO_DATAPLANE", "CALICO_LOG_LEVEL",
 )  # fmt: skip
 _DEFAULTS = {
-    # A lab does not outlive its machine: nothing waits for the disk.
-    _DURABILITY: "process",
     "CALICO_IPV4POOL_CIDR": "10.244.0.0/16",
     "CALICO_IPV4POOL_IPIP": "Never",
     "CALICO_IPV4POOL_VXLAN": "Never",
 }
 COMPONENTS = "felix,bgp,ipam,cni"
 HEALTH_PORT = 9099
-_RESTART_DELAY, _LONGEST_DELAY, _GOOD_RUN = 0.5, 10.0, 30.0
-"""Seconds: an agent that ends by itself is started again after the first, doubled up to the second."""
 
 
 def base_environ() -> dict[str, str]:
@@ -46,11 +38,6 @@ def base_environ() -> dict[str, str]:
     return {
         name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith(_PASSED_PREFIXES)
     }
-
-
-def durability() -> dict[str, str]:
-    """The setting that says what a commit to the lab's datastore survives."""
-    return {_DURABILITY: os.environ.get(_DURABILITY) or _DEFAULTS[_DURABILITY]}
 
 
 def program(name: str) -> str:
@@ -61,7 +48,7 @@ def program(name: str) -> str:
     return str(path)
 
 
-def agent_environ(node: LabNode, paths: LabPaths, *, controllers: bool) -> dict[str, str]:
+def agent_environ(node: LabNode, paths: LabPaths, datastore: Datastore, *, controllers: bool) -> dict[str, str]:
     """The settings of a node's agent; ``lab node`` shows the same to its commands."""
     environ = {**_DEFAULTS, **base_environ()}
     components = os.environ.get("CALICO_COMPONENTS") or COMPONENTS
@@ -71,8 +58,7 @@ def agent_environ(node: LabNode, paths: LabPaths, *, controllers: bool) -> dict[
         CALICO_RUN_DIR=str(paths.run_dir(node.name)),
         CALICO_STATE_DIR=str(paths.state_dir(node.name)),
         CALICO_KUBERNETES_STORE=str(paths.kubernetes_store),
-        DATASTORE_TYPE="embedded",
-        CALICO_DATASTORE_PATH=str(paths.datastore),
+        **datastore.inside,
         CALICO_COMPONENTS=f"{components},kube_controllers" if controllers else components,
         PYTHONUNBUFFERED="1",
     )
@@ -83,73 +69,36 @@ def agent_environ(node: LabNode, paths: LabPaths, *, controllers: bool) -> dict[
 
 @define(eq=False)
 class NodeRunner:
-    """Keeps a node's agent running; ``starts`` counts how often it was started."""
+    """Keeps a node's agent running."""
 
     node: LabNode
     paths: LabPaths
     children: Children
     environ: dict[str, str]
-    child: Child | None = field(default=None, init=False)
-    starts: int = field(default=0, init=False)
-    last_exit: int | None = field(default=None, init=False)
-    _wanted: bool = field(default=False, init=False)
-    _keeping: asyncio.Task[None] | None = field(default=None, init=False)
+    process: Restarting = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.process = Restarting(f"agent of {self.node.name}", self._launch)
 
     @property
     def netns(self) -> str:
         return str(self.paths.netns("node", self.node.name))
 
-    async def start(self) -> None:
-        """Start the agent, and again whenever it ends by itself."""
-        self._wanted = True
-        await self._launch()
-        self._keeping = asyncio.create_task(self._keep())
-
-    async def _launch(self) -> None:
+    async def _launch(self) -> Child:
         log_fd = os.open(
             self.paths.node_log(self.node.name), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
         )
         try:
             inside = [sys.executable, "-m", "calico_node.lab.inside", "-", "--"]
-            self.child = await self.children.start(
+            return await self.children.start(
                 [*inside, program("calico-node"), "run"],
                 environ=self.environ,
                 netns=self.netns,
                 stdout=log_fd,
                 stderr=log_fd,
             )
-            self.starts += 1
         finally:
             os.close(log_fd)
-
-    async def _keep(self) -> None:
-        delay = _RESTART_DELAY
-        while self.child is not None:
-            started = asyncio.get_running_loop().time()
-            self.last_exit = await self.child.exited
-            if not self._wanted:
-                return
-            if asyncio.get_running_loop().time() - started > _GOOD_RUN:
-                delay = _RESTART_DELAY
-            log.warning("an agent ended", node=self.node.name, status=self.last_exit, restart_in=delay)
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, _LONGEST_DELAY)
-            if not self._wanted:
-                return
-            await self._launch()
-
-    async def stop(self, number: int = signal.SIGTERM) -> None:
-        """End the agent and leave it ended; kernel state stays."""
-        self._wanted = False
-        if self.child is not None:
-            if number == signal.SIGTERM:
-                await self.child.stop()
-            else:
-                self.child.signal(number)
-                await self.child.exited
-        if self._keeping is not None:
-            await self._keeping
-            self._keeping = None
 
     async def status(self) -> dict[str, Any]:
         """The components of ``/status``; empty while the agent does not answer."""

@@ -13,16 +13,17 @@ import structlog
 from attrs import define, field
 
 from calico_node.datastores import Client, open_client
-from calico_node.errors import CalicoError, LabError, ResourceAlreadyExists, ResourceDoesNotExist
+from calico_node.errors import CalicoError, DatastoreError, LabError, ResourceAlreadyExists, ResourceDoesNotExist
 from calico_node.kubernetes import KubernetesStore, Object, Ref
-from calico_node.lab import cluster, intake
+from calico_node.lab import cluster, conditions, intake
+from calico_node.lab import datastore as lab_datastore
 from calico_node.lab import services as kube_proxy
 from calico_node.lab import spec as lab_spec
 from calico_node.lab.children import Children
 from calico_node.lab.control import Handler, Progress
 from calico_node.lab.fabric import Fabric
 from calico_node.lab.names import resolv_conf, to_json
-from calico_node.lab.node import NodeRunner, agent_environ, base_environ, durability
+from calico_node.lab.node import NodeRunner, agent_environ, base_environ
 from calico_node.lab.paths import LabPaths
 from calico_node.lab.probes import DNS_POD
 from calico_node.lab.questions import Questions
@@ -35,8 +36,12 @@ log = structlog.get_logger("lab")
 READY_TIMEOUT = 45.0
 APPLY_TIMEOUT = 60.0
 """Seconds until a node that does not become ready, or does not acknowledge a write, is reported."""
+_REACH_TIMEOUT = 10.0
 _POLL = 0.05
+_LOOK_AT_POOLS = 0.5
 _CNI_AT_ONCE = 4
+ROUTING = ("felix", "bgp")
+"""Components that are not ready while nodes cannot reach each other's pods."""
 _EARLY = ("IPPool", "IPReservation", "BGPConfiguration", "FelixConfiguration", "IPAMConfiguration", "Tier")
 """Kinds written before the nodes start, so that no default takes their place first."""
 
@@ -69,11 +74,14 @@ class Lab:
     services: list[kube_proxy.Service] = field(factory=list, init=False)
     _stored: dict[Ref, Object] = field(factory=dict, init=False)
     _store: KubernetesStore = field(init=False)
+    datastore: lab_datastore.Datastore = field(init=False)
     _client: Client | None = field(default=None, init=False)
     _fabric: Fabric = field(init=False)
     responder: Worker = field(factory=lambda: Worker("calico_node.lab.responder"), init=False)
     prober: Worker = field(factory=lambda: Worker("calico_node.lab.prober"), init=False)
+    _unbuilt: conditions.Unbuilt = field(factory=conditions.Unbuilt, init=False)
     _lock: asyncio.Lock = field(factory=asyncio.Lock, init=False)
+    _datastore_lock: asyncio.Lock = field(factory=asyncio.Lock, init=False)
     _tasks: list[asyncio.Task[None]] = field(factory=list, init=False)
     _generation: int = field(default=0, init=False)
     _listening: dict[str, object] = field(factory=dict, init=False)
@@ -83,6 +91,7 @@ class Lab:
     def __attrs_post_init__(self) -> None:
         self._store = KubernetesStore(self.paths.kubernetes_store)
         self._fabric = Fabric(self.paths)
+        self.datastore = lab_datastore.Embedded(self.paths)
 
     def handlers(self) -> dict[str, Handler]:
         return {
@@ -91,6 +100,7 @@ class Lab:
             "policies": self._op_policies,
             "delete": self._op_delete,
             "restart": self._op_restart,
+            "datastore": self._op_datastore,
             "down": self._op_down,
             **Questions(self).handlers(),
         }
@@ -110,8 +120,11 @@ class Lab:
             plan = self._plan(wanted.kubernetes, wanted.origins)
             for node in self.spec.nodes:
                 self.paths.check_length(node.name)
+            self.datastore = lab_datastore.make(
+                request.get("datastore") or "embedded", self.spec, self.paths, self.children
+            )
             progress("fabric", 0, 1)
-            await asyncio.to_thread(self._fabric.build, self.spec)
+            await asyncio.to_thread(self._fabric.build, self.spec, self.datastore.machine, self.datastore.address)
             log_fd = os.open(self.paths.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             progress("fabric", 1, 1)
             await self._open_datastore(wanted)
@@ -121,24 +134,23 @@ class Lab:
             unready = await self._wait_ready(progress)
             if unready and not request.get("detach"):
                 raise LabError("the nodes do not become ready:" + "".join(f"\n  {text}" for text in unready))
-            self._tasks.append(asyncio.create_task(self._fabric.follow_blocks(self._datastore, self.spec)))
+            self._tasks.append(asyncio.create_task(self._fabric.follow_blocks(self._api, self.spec)))
             result = await self._carry_out(wanted, progress, wait=True)
             self._settled = True
             self.detached = bool(request.get("detach"))
             return {**result, "skipped": wanted.summary, "unready": unready}
 
     @property
-    def _datastore(self) -> Client:
+    def _api(self) -> Client:
         if self._client is None:
             raise LabError("the lab is not up yet")
         return self._client
 
     async def _open_datastore(self, wanted: intake.Intake) -> None:
+        await self.datastore.start()
         environ = {
-            "DATASTORE_TYPE": "embedded",
-            "CALICO_DATASTORE_PATH": str(self.paths.datastore),
+            **self.datastore.outside,
             "NODENAME": "lab",
-            **durability(),
             "CALICO_STATE_DIR": str(self.paths.root),
             "CALICO_RUN_DIR": str(self.paths.root),
         }
@@ -168,12 +180,12 @@ class Lab:
     async def _start_nodes(self, log_fd: int) -> None:
         environ = {**base_environ(), "PYTHONUNBUFFERED": "1"}
         for index, node in enumerate(self.spec.nodes):
-            settings = agent_environ(node, self.paths, controllers=index == 0)
+            settings = agent_environ(node, self.paths, self.datastore, controllers=index == 0)
             self.nodes[node.name] = NodeRunner(node, self.paths, self.children, settings)
         await asyncio.gather(
             self.responder.start(self.children, environ, log_fd),
             self.prober.start(self.children, environ, log_fd),
-            *(runner.start() for runner in self.nodes.values()),
+            *(runner.process.start() for runner in self.nodes.values()),
         )
 
     async def _listen_on_machines(self) -> None:
@@ -200,17 +212,26 @@ class Lab:
 
     async def _wait_ready(self, progress: Progress) -> list[str]:
         """Until every component of every agent says it is ready; BGP sessions among them.  Returns why not, after
-        a while: documents may describe a cluster that never is, and a lab is there to look at it."""
-        return await self._wait(
-            progress,
-            "nodes ready",
-            READY_TIMEOUT,
-            lambda components: [
+        a while, or once it is known that they never will be: documents may describe such a cluster, and a lab is
+        there to look at it."""
+
+        def missing(components: Mapping[str, Any]) -> list[str]:
+            return [
                 f"{name}: {state['reason'] or 'not ready'}"
                 for name, state in sorted(components.items())
-                if not state["ready"]
-            ],
-        )
+                if not (state["ready"] or (self._unbuilt.reasons and name in ROUTING and state["revision"]))
+            ]
+
+        # As soon as the agents have written the default pool, what the pools ask for is known.
+        self._unbuilt = conditions.Unbuilt()
+        waiting = asyncio.create_task(self._wait(progress, "nodes ready", READY_TIMEOUT, missing))
+        try:
+            while not (await asyncio.wait({waiting}, timeout=_LOOK_AT_POOLS))[0]:
+                with contextlib.suppress(DatastoreError):
+                    self._unbuilt = await conditions.unbuilt(self._api)
+            return [*self._unbuilt.reasons, *await waiting]
+        finally:
+            waiting.cancel()
 
     async def _wait_revision(self, revision: int, progress: Progress) -> None:
         """Until every node has applied a datastore revision that is not older than ``revision``."""
@@ -239,9 +260,9 @@ class Lab:
                 reasons[name] = missing(components) if components else ["the agent does not answer yet"]
                 if not reasons[name]:
                     del waiting[name]
-                elif runner.starts > 2:
+                elif (process := runner.process).starts > 2:
                     raise LabError(
-                        f"the agent of {name} keeps ending (exit status {runner.last_exit}); its log ends with\n"
+                        f"the agent of {name} keeps ending (exit status {process.last_exit}); its log ends with\n"
                         f"{runner.log_tail()}"
                     )
             progress(stage, len(self.nodes) - len(waiting), len(self.nodes))
@@ -255,11 +276,29 @@ class Lab:
 
     async def _op_apply(self, request: Mapping[str, Any], progress: Progress) -> Any:
         async with self._lock:
-            tiers = [tier.metadata.name for tier in (await self._datastore.list("Tier")).items]
-            wanted = intake.read(_sources(request), tiers=tiers)
-            _refuse_lab(wanted)
-            result = await self._carry_out(wanted, progress, wait=bool(request.get("wait", True)))
-            return {**result, "skipped": wanted.summary}
+            wanted, locked = await self._read_change(request)
+            wait = bool(request.get("wait", True)) and not locked
+            result = await self._carry_out(wanted, progress, wait=wait)
+            return {**result, "skipped": wanted.summary, "locked": locked}
+
+    async def _read_change(self, request: Mapping[str, Any]) -> tuple[intake.Intake, str]:
+        """The documents of a change to a running lab, and why nodes will not take it up yet ("": they will).
+
+        Raises ``LabError`` for what cannot be carried out now, before anything is written.
+        """
+        self._refuse_while_away()
+        tiers = [tier.metadata.name for tier in (await self._api.list("Tier")).items]
+        wanted = intake.read(_sources(request), tiers=tiers)
+        if wanted.lab.nodes or wanted.lab.hosts:
+            raise LabError("a Lab document can be given only to lab up and lab run: nodes and hosts stay as they are")
+        locked = conditions.LOCKED if await conditions.locked(self._api) else ""
+        if locked and wanted.kubernetes:
+            raise LabError(f"{locked}; Kubernetes objects, pods for one, cannot be changed before that")
+        return wanted, locked
+
+    def _refuse_while_away(self) -> None:
+        if self.datastore.away:
+            raise LabError(f"the lab's datastore is away: {self.datastore.away}")
 
     async def _op_policies(self, request: Mapping[str, Any], progress: Progress) -> Any:
         """Apply only the policies of documents that are known already."""
@@ -273,7 +312,7 @@ class Lab:
         done: list[str] = []
         for resource in wanted.calico:
             try:
-                await self._datastore.apply(resource)
+                await self._api.apply(resource)
             except CalicoError as error:
                 raise LabError(_half_done(error, done, "applied")) from None
             done.append(_title(resource))
@@ -288,22 +327,22 @@ class Lab:
         return plan
 
     async def _acknowledged(self, count: int, progress: Progress, *, wait: bool) -> dict[str, Any]:
-        revision = (await self._datastore.kv.range("/calico/", limit=1)).revision
+        revision = await self._revision()
+        known, self._unbuilt = self._unbuilt.reasons, await conditions.unbuilt(self._api)
         if wait:
             await self._wait_revision(revision, progress)
-            await self._fabric.wait_routes(self._datastore, self.spec, progress)
+            await self._fabric.wait_routes(self._api, self.spec, progress, without=self._unbuilt.covers)
         rejected = dict(self._store.acknowledged().rejected)
         for name, runner in self.nodes.items() if wait else ():
             for component, state in (await runner.status()).items():
                 for item, reason in state["rejected"].items():
                     rejected[f"{name}: {component}: {item}"] = reason
-        return {"revision": revision, "objects": count, "rejected": rejected}
+        unready = [reason for reason in self._unbuilt.reasons if reason not in known]
+        return {"revision": revision, "objects": count, "rejected": rejected, "unready": unready}
 
     async def _op_delete(self, request: Mapping[str, Any], progress: Progress) -> Any:
         async with self._lock:
-            tiers = [tier.metadata.name for tier in (await self._datastore.list("Tier")).items]
-            wanted = intake.read(_sources(request), tiers=tiers)
-            _refuse_lab(wanted)
+            wanted, locked = await self._read_change(request)
             given = {ref: item for ref, item in self.given.items() if ref not in wanted.kubernetes}
             gone = [ref.name for ref in wanted.kubernetes if ref.kind == "Namespace"]
             given = {ref: item for ref, item in given.items() if ref.namespace not in gone}
@@ -312,7 +351,7 @@ class Lab:
             for resource in reversed(wanted.calico):
                 metadata = resource.metadata
                 try:
-                    await self._datastore.delete(resource.kind, metadata.name, metadata.namespace)
+                    await self._api.delete(resource.kind, metadata.name, metadata.namespace)
                 except ResourceDoesNotExist:
                     continue
                 except CalicoError as error:
@@ -320,7 +359,8 @@ class Lab:
                 done.append(_title(resource))
             count = len(done) + sum(ref in self.given for ref in wanted.kubernetes)
             await self._become(given, plan, progress)
-            return await self._acknowledged(count, progress, wait=bool(request.get("wait", True)))
+            wait = bool(request.get("wait", True)) and not locked
+            return {**await self._acknowledged(count, progress, wait=wait), "locked": locked}
 
     async def _become(self, given: dict[Ref, Object], plan: cluster.Plan, progress: Progress) -> None:
         """Make store, pods, services and names what ``plan`` says."""
@@ -433,11 +473,43 @@ class Lab:
             if name not in self.nodes:
                 raise LabError(f"there is no node {name!r}; the lab has {', '.join(self.nodes)}")
             runner = self.nodes[name]
-            await runner.stop(int(request.get("signal") or 15))
-            runner.starts = 0
-            await runner.start()
-            unready = await self._wait_ready(progress) if request.get("wait", True) else []
+            await runner.process.stop(int(request.get("signal") or 15))
+            runner.process.starts = 0
+            await runner.process.start()
+            if self.datastore.away:
+                unready = [f"{name}: waits for the datastore, which is away: {self.datastore.away}"]
+            else:
+                unready = await self._wait_ready(progress) if request.get("wait", True) else []
             return {"node": name, "unready": unready}
+
+    async def _op_datastore(self, request: Mapping[str, Any], progress: Progress) -> Any:
+        """Stop, start, restart or kill the datastore (``action``); waits until the nodes have caught up.
+
+        Beside other operations: one that waits for a datastore must not keep it from being started.
+        """
+        async with self._datastore_lock:
+            if not self.nodes:
+                raise LabError("the lab is not up yet")
+            await self.datastore.operate(request["action"])
+            if self.datastore.away or not request.get("wait", True):
+                return self.datastore.status()
+            if not await self._until_reached():
+                await self._wait_revision(await self._revision(), progress)
+            return self.datastore.status()
+
+    async def _until_reached(self) -> bool:
+        """Whether the datastore is locked, once our own client, which knocks at intervals, has reached it."""
+        deadline = asyncio.get_running_loop().time() + _REACH_TIMEOUT
+        while True:
+            try:
+                return await conditions.locked(self._api)
+            except DatastoreError:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+            await asyncio.sleep(_POLL)
+
+    async def _revision(self) -> int:
+        return (await self._api.kv.range("/calico/", limit=1)).revision
 
     async def _op_down(self, request: Mapping[str, Any], progress: Progress) -> Any:
         """End the lab; the answer leaves first."""
@@ -447,11 +519,6 @@ class Lab:
 
 def _sources(request: Mapping[str, Any]) -> list[intake.Source]:
     return [intake.Source(name, text) for name, text in request.get("sources") or ()]
-
-
-def _refuse_lab(wanted: intake.Intake) -> None:
-    if wanted.lab.nodes or wanted.lab.hosts:
-        raise LabError("a Lab document can be given only to lab up and lab run: nodes and hosts stay as they are")
 
 
 def _sandbox(pod: cluster.Pod) -> tuple[object, ...]:

@@ -51,6 +51,20 @@ class LabPaths:
         return self.root / "datastore.db"
 
     @property
+    def etcd(self) -> Path:
+        """The folder etcd runs in, and where its data are."""
+        return self.root / "etcd"
+
+    @property
+    def etcd_socket(self) -> Path:
+        """Where etcd is reached from outside of the lab's namespaces."""
+        return self.root / "etcd.sock"
+
+    @property
+    def etcd_log(self) -> Path:
+        return self.root / "etcd.log"
+
+    @property
     def kubernetes_store(self) -> Path:
         return self.root / "kubernetes"
 

@@ -13,6 +13,7 @@ from attrs import define
 from calico_node.errors import LabError
 from calico_node.lab import lookup
 from calico_node.lab.control import Answer, Handler, Progress
+from calico_node.lab.datastore import MACHINE, STALE
 from calico_node.lab.probes import Place, Result, default_probes, probe_from_json, probe_to_json
 
 if TYPE_CHECKING:
@@ -81,13 +82,14 @@ class Questions:
         statuses = await asyncio.gather(*(runner.status() for runner in self._lab.nodes.values()))
         return {
             "name": self._lab.paths.name,
+            "datastore": self._lab.datastore.status(),
             "pid_namespace": os.stat("/proc/self/ns/pid").st_ino,
             "nodes": [
                 {
                     "name": name,
                     "address": runner.node.address,
-                    "pid": runner.child.pid if runner.child is not None and runner.child.running else None,
-                    "starts": runner.starts,
+                    "pid": runner.process.pid,
+                    "starts": runner.process.starts,
                     "components": components,
                     "sessions": components.get("bgp", {}).get("extra", {}).get("sessions", []),
                 }
@@ -107,29 +109,34 @@ class Questions:
     async def _op_enter(self, request: Mapping[str, Any], progress: Progress) -> Any:
         """Descriptors of the user, PID, mount and network namespaces of ``target``, and how it should look there."""
         target = request["target"]
-        location = self.places().get(target)
-        if location is None:
-            raise LabError(lookup.unknown(target, self.places()))
-        kind, _, name = target.partition(":") if ":" in target else ("pod", "", target)
-        environ: dict[str, str] = {}
-        if kind == "node":
-            settings = self._lab.nodes[name].environ
-            environ = {variable: value for variable, value in settings.items() if os.environ.get(variable) != value}
-            # calicoctl and the CNI plugins, whatever the caller's PATH says.
-            environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), settings.get("PATH", os.defpath)])
-        namespace = location.place.name.partition("/")[0] if kind == "pod" else "nodes"
-        paths = ["/proc/self/ns/user", "/proc/self/ns/pid", "/proc/self/ns/mnt", location.netns]
+        datastore = self._lab.datastore
+        environ: dict[str, str | None] = {}
+        if target == MACHINE and datastore.machine:
+            netns, namespace = datastore.machine, "nodes"
+            environ = {**dict.fromkeys(STALE), **datastore.inside}
+        else:
+            location = self.places().get(target)
+            if location is None:
+                raise LabError(lookup.unknown(target, self.places()))
+            kind, _, name = target.partition(":") if ":" in target else ("pod", "", target)
+            netns = location.netns
+            namespace = location.place.name.partition("/")[0] if kind == "pod" else "nodes"
+            if kind == "node":
+                settings = self._lab.nodes[name].environ
+                environ = {**dict.fromkeys(STALE), **settings}
+                # calicoctl and the CNI plugins, whatever the caller's PATH says.
+                environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), settings.get("PATH", os.defpath)])
+        paths = ["/proc/self/ns/user", "/proc/self/ns/pid", "/proc/self/ns/mnt", netns]
         descriptors = [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in paths]
         return Answer({"environ": environ, "etc": str(self._lab.paths.etc("ns", namespace))}, descriptors)
 
     async def _op_env(self, request: Mapping[str, Any], progress: Progress) -> Any:
-        """Variables that point calicoctl and the CNI clients at this lab, as ``node`` (the first one) sees it."""
+        """Variables that point calicoctl and the CNI clients at this lab, as ``node`` (the first one) sees it; None
+        for those that would lead elsewhere."""
         name = request.get("node") or next(iter(self._lab.nodes), "")
         if name not in self._lab.nodes:
             raise LabError(f"there is no node {name!r}; the lab has {', '.join(self._lab.nodes)}")
         environ = self._lab.nodes[name].environ
-        wanted = (
-            "DATASTORE_TYPE", "CALICO_DATASTORE_PATH", "CALICO_RUN_DIR", "CALICO_STATE_DIR", "NODENAME",
-            "CALICO_KUBERNETES_STORE", "CALICO_DATASTORE_DURABILITY",
-        )  # fmt: skip
-        return {variable: environ[variable] for variable in wanted}
+        wanted = ("CALICO_RUN_DIR", "CALICO_STATE_DIR", "NODENAME", "CALICO_KUBERNETES_STORE")
+        settings = {variable: environ[variable] for variable in wanted}
+        return {**dict.fromkeys(STALE), **self._lab.datastore.outside, **settings}

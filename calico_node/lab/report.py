@@ -84,6 +84,8 @@ class Report:
         """What was left out, and what a node refused."""
         if result.get("skipped") and not self._quiet:
             self._out.print(Text(str(result["skipped"]), style="dim"))
+        if result.get("locked"):
+            self._err.print(Text(str(result["locked"]), style="yellow"))
         for text in result.get("unready") or ():
             self._err.print(Text(f"not ready: {text}", style="yellow"))
         for name, reason in (result.get("rejected") or {}).items():
@@ -124,6 +126,7 @@ class Report:
             agent = f"pid {node['pid']}" if node["pid"] else "ended"
             nodes.add_row(node["name"], node["address"], agent, health, f"{established}/{len(sessions)} established")
         self._out.print(nodes)
+        self.datastore(status["datastore"])
         places = Table("pod, host or service", "node", "address", title_justify="left")
         for pod in status["pods"]:
             places.add_row(pod["name"], pod["node"], ", ".join(pod["ips"]) or pod["ip"])
@@ -133,3 +136,8 @@ class Report:
             ports = ", ".join(f"{protocol} {port}" for protocol, port in service["ports"])
             places.add_row(f"service:{service['name']}", "", f"{service['address'] or 'headless'} ({ports})")
         self._out.print(places)
+
+    def datastore(self, status: Mapping[str, Any]) -> None:
+        where = f"datastore: {status['type']} at {status['endpoint']}"
+        state = f"away: {status['away']}" if status["away"] else f"pid {status['pid']}" if status.get("pid") else ""
+        self._out.print(Text(f"{where}, {state}" if state else where, style="red" if status["away"] else ""))

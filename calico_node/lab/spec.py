@@ -245,6 +245,20 @@ def complete(spec: LabSpec, count: int = 0) -> LabSpec:
     return LabSpec(tuple(named), tuple(hosts))
 
 
+def spare_address(spec: LabSpec) -> str:
+    """The last address of a complete lab's network that no machine has, with its length.
+
+    Raises ``ValidationError`` when there is none.
+    """
+    machines = (*spec.nodes, *spec.hosts)
+    fabric = ipaddress.IPv4Interface(machines[0].address).network
+    taken = {machine.ip for machine in machines}
+    for number in range(fabric.num_addresses - 2, 0, -1):
+        if str(fabric[number]) not in taken:
+            return f"{fabric[number]}/{fabric.prefixlen}"
+    raise ValidationError(f"no address is left in {fabric} for the datastore", resource="Lab")
+
+
 def _fabric(nodes: Sequence[LabNode], hosts: Sequence[LabHost]) -> ipaddress.IPv4Network:
     """The network that all addresses given are in.  Raises ``ValidationError`` for one that is in another, or is
     another machine's: two documents may give it."""

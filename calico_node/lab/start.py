@@ -105,7 +105,7 @@ def wait_gone(paths: LabPaths) -> None:
 
 
 def with_host_pids(status: dict[str, Any]) -> dict[str, Any]:
-    """``status`` with the agents' process ids as they are here, where ``kill`` and ``strace`` can use them."""
+    """``status`` with process ids as they are here, where ``kill`` and ``strace`` can use them."""
     inside_to_here: dict[int, int] = {}
     for entry in os.listdir("/proc"):
         if not entry.isdigit():
@@ -120,7 +120,8 @@ def with_host_pids(status: dict[str, Any]) -> dict[str, Any]:
         if line:
             inside_to_here[int(line.split()[-1])] = int(entry)
     nodes = [{**node, "pid": inside_to_here.get(node["pid"])} for node in status["nodes"]]
-    return {**status, "nodes": nodes}
+    datastore = {**status["datastore"], "pid": inside_to_here.get(status["datastore"].get("pid"))}
+    return {**status, "nodes": nodes, "datastore": datastore}
 
 
 def enter(paths: LabPaths, target: str, arguments: Sequence[str]) -> int:
@@ -161,7 +162,9 @@ def _enter_child(user: int, pid: int, mnt: int, net: int, result: Mapping[str, A
     with contextlib.suppress(OSError):
         os.chdir(cwd)
     try:
-        os.execvpe(arguments[0], list(arguments), {**os.environ, **result["environ"]})
+        environ = {**os.environ, **result["environ"]}
+        kept = {name: value for name, value in environ.items() if value is not None}
+        os.execvpe(arguments[0], list(arguments), kept)
     except OSError as error:
         sys.stderr.write(f"{arguments[0]}: {error.strerror}\n")
         return 127 if isinstance(error, FileNotFoundError) else 126

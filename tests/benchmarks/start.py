@@ -2,10 +2,11 @@
 
 Run as root or where user namespaces are allowed, with the packages installed::
 
-    .venv/bin/python -m tests.benchmarks.start [ROUNDS]
+    .venv/bin/python -m tests.benchmarks.start [ROUNDS] [etcd]
 
-Beside each stands a reference measured in the same run: starting as many interpreters as a lab of three nodes has
-processes, one after the other, each importing what an agent imports.  The ratio compares across machines.
+With ``etcd`` also a lab whose datastore is a real etcd.  Beside each stands a reference measured in the same run:
+starting as many interpreters as a lab of three nodes has processes, one after the other, each importing what an agent
+imports.  The ratio compares across machines.
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ def imports() -> float:
     return time.monotonic() - start
 
 
-def bring_up() -> float:
-    """Seconds of ``lab up`` with 12 pods on 3 nodes; all of them ready and all sessions established, as it checks."""
+def bring_up(*options: str) -> float:
+    """Seconds of ``lab up`` (with ``options``) with 12 pods on 3 nodes, all ready and all sessions established."""
     documents: list[dict[str, Any]] = [pod(f"p{number}", f"node{number % 3 + 1}") for number in range(12)]
-    with lab(f"bench-{os.getpid()}", documents) as running:
+    with lab(f"bench-{os.getpid()}", documents, *options) as running:
         status = json.loads(running.run("status", "--json", stdout=subprocess.PIPE).stdout)
         pods = [item for item in status["pods"] if item["name"].startswith("default/p")]
         states = [session["state"] for node in status["nodes"] for session in node["sessions"]]
@@ -81,6 +82,8 @@ def main() -> None:
         os.environ["XDG_RUNTIME_DIR"] = runtime
         print(f"reference: {PROCESSES} interpreters in a row that import what an agent imports")
         report("lab up, 3 nodes and 12 pods: ready and BGP established", bring_up, 10, rounds)
+        if "etcd" in sys.argv[2:]:
+            report("the same with --datastore etcd", lambda: bring_up("--datastore", "etcd"), 10, rounds)
         report("bookinfo before and after the policies, to the end", demonstration, 30, rounds)
 
 

@@ -411,7 +411,10 @@ class Operations:
                 del self._users[name], self._locks[name]
 
     async def _require_ready(self) -> None:
-        information = await self._client.get("ClusterInformation", "default")
+        try:
+            information = await self._client.get("ClusterInformation", "default")
+        except CalicoError as error:
+            raise CNIError(INTERNAL, f"error getting ClusterInformation: {error}") from None
         if not information.spec.datastore_ready:
             raise CNIError(INTERNAL, "Calico is currently not ready to process requests")
 

@@ -36,6 +36,7 @@ from calico_node.dataplanes.contract import (
     WorkloadEndpointID,
     WorkloadEndpointUpdate,
 )
+from calico_node.datastores.readiness import WAITING
 from calico_node.errors import CalicoError, DataplaneError, NetlinkError
 from calico_node.linux.links import watch_links
 from calico_node.linux.sysctl import prepare_kernel
@@ -384,8 +385,7 @@ class _Run:
             self._reporter.report(ready=False, reason="waits for the datastore")
         else:
             # Live and ready, as in Calico: a migration of the datastore must not block a rollout.
-            reason = "ClusterInformation's datastoreReady is not true: nothing changes until it is"
-            self._reporter.report(reason=reason, revision=self._applied_revision)
+            self._reporter.report(reason=WAITING, revision=self._applied_revision)
 
 
 def _name_of(identity: str) -> str:

@@ -1,8 +1,8 @@
 """The ``ipam`` component: what a node owes to IPAM apart from its workloads' addresses.
 
 At start it finishes claims that a crash left half-done; then, on every change of the pools or of its own Node, it
-gives up blocks it should not hold and keeps the node's tunnel addresses.  Workloads' addresses are assigned by the
-CNI server through the same library (``calico_node.ipam``).
+gives up blocks it should not hold and keeps the node's tunnel addresses.  A locked datastore it leaves as it is.
+Workloads' addresses are assigned by the CNI server through the same library (``calico_node.ipam``).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import anyio
 import structlog
 
 from calico_node.datastores.names import kind_prefix, resource_key
+from calico_node.datastores.readiness import READY_KEY, WAITING, is_ready
 from calico_node.errors import CalicoError, Compacted, DatastoreError, ResourceDoesNotExist
 from calico_node.hookspecs import AgentContext, HealthReporter
 from calico_node.ipam import KVStore, allocator, cascades
@@ -20,7 +21,6 @@ log = structlog.get_logger(__name__)
 
 FIRST_RETRY = 0.5  # seconds; doubles up to LONGEST_RETRY
 LONGEST_RETRY = 30.0
-_PROBE = resource_key("ClusterInformation", "default")
 
 
 class IPAM:
@@ -44,7 +44,9 @@ class NodeIPAM:
         self._ipam = allocator.IPAM(store)
         self._tunnels = TunnelAddresses(context.client, store, self._ipam, self._node)
         self._changed = anyio.Event()
-        self._watched = (kind_prefix("IPPool"), resource_key("Node", self._node), kind_prefix("FelixConfiguration"))
+        self._watched = (
+            kind_prefix("IPPool"), resource_key("Node", self._node), kind_prefix("FelixConfiguration"), READY_KEY,
+        )  # fmt: skip
         self._seen = dict.fromkeys(self._watched, 0)
         self._applied = 0
         self._settled: str | None = None  # the reason reported while all that was seen is applied
@@ -61,7 +63,11 @@ class NodeIPAM:
         while True:
             self._changed, self._settled = anyio.Event(), None
             try:
-                _, revision = await self._client.kv.get(_PROBE)
+                ready, revision = await is_ready(self._client)
+                if not ready:
+                    self._reporter.report(reason=WAITING, revision=self._applied)
+                    await self._changed.wait()
+                    continue
                 if not repaired:
                     await self._ipam.repair_affinities(self._node)
                     repaired = True
@@ -91,7 +97,7 @@ class NodeIPAM:
         while True:
             try:
                 if not revision:
-                    _, revision = await self._client.kv.get(_PROBE)
+                    _, revision = await self._client.kv.get(READY_KEY)
                     self._changed.set()
                 async for batch in self._client.kv.watch(prefix, start_revision=revision + 1):
                     revision = self._seen[prefix] = batch.revision

@@ -10,6 +10,7 @@ import anyio
 import structlog
 
 from calico_node.datastores.client import Client, ResourceEventType
+from calico_node.datastores.readiness import WAITING, ReadyGate
 from calico_node.errors import Compacted, DatastoreError
 from calico_node.hookspecs import AgentContext, HealthReporter
 from calico_node.kubernetes import Acknowledgement, KubernetesStore, Object, Ref
@@ -38,7 +39,7 @@ class KubeControllers:
 
 
 class Controller:
-    """Carries changes out one at a time; a failure of the datastore ends in a full comparison."""
+    """Carries changes out one at a time; a failure of the datastore, or a lock, ends in a full comparison."""
 
     def __init__(self, client: Client, source: KubernetesSource, reporter: HealthReporter) -> None:
         self._client = client
@@ -50,10 +51,13 @@ class Controller:
         self._objects: dict[Ref, Object] = {}
         self._in_sync = False
         self._broken = anyio.Event()
+        self._gate = ReadyGate(client, self._ready_changed)
+        self._locked = False
 
     async def run(self) -> None:
         self._reporter.report(ready=False, reason="waiting for Kubernetes objects")
         async with anyio.create_task_group() as group:
+            group.start_soon(self._gate.run)
             group.start_soon(self._follow_source)
             group.start_soon(self._follow_endpoints)
             group.start_soon(self._repeat)
@@ -67,6 +71,7 @@ class Controller:
             self._generation = change.generation
             self._objects = dict(change.objects)
             while True:
+                await self._gate.wait()
                 try:
                     if self._in_sync:
                         await self._reconciler.update(change.changed)
@@ -89,6 +94,7 @@ class Controller:
             async with self._lock:
                 if not self._generation:
                     continue
+                await self._gate.wait()
                 try:
                     await self._reconciler.resync(self._objects)
                     self._in_sync = True
@@ -104,6 +110,7 @@ class Controller:
                 async for event in self._client.watch("WorkloadEndpoint", revision):
                     revision = event.revision
                     async with self._lock:
+                        await self._gate.wait()
                         if event.type in (ResourceEventType.ADDED, ResourceEventType.MODIFIED):
                             await self._reconciler.endpoint_changed(event.resource)
                         elif event.type is ResourceEventType.DELETED and event.name is not None:
@@ -115,10 +122,19 @@ class Controller:
                 revision = 0
             await anyio.sleep(RETRY)
 
+    async def _ready_changed(self, ready: bool) -> None:
+        """A locked datastore is left as it is; once it is ready (again), nothing about its contents is known."""
+        if not ready:
+            self._locked = True
+            self._reporter.report(reason=WAITING, rejected=dict(self._reconciler.rejected))
+        elif self._locked:
+            self._locked, self._in_sync = False, False
+            self._broken.set()
+
     async def _done(self) -> None:
         revision, rejected = await self._reconciler.revision(), dict(self._reconciler.rejected)
         reason = f"generation {self._generation} of the Kubernetes objects is in the datastore"
-        self._reporter.report(reason=reason, revision=revision, rejected=rejected)
+        self._reporter.report(reason=WAITING if self._locked else reason, revision=revision, rejected=rejected)
         await self._source.acknowledge(Acknowledgement(self._generation, revision, rejected))
 
     def _failed(self, error: DatastoreError) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from calico_node.datastores.client import Client
 from calico_node.datastores.names import resource_key
+from calico_node.datastores.readiness import READY_KEY
 from calico_node.errors import ResourceDoesNotExist
 from calico_node.ipam import IPAM, AssignRequest, KVStore, Release
 from calico_node.ipam.documents import Affinity, AffinityKey, encode
@@ -271,5 +272,36 @@ def test_a_node_that_is_not_registered_yet_is_waited_for() -> None:
         await cluster.client.create(node("node-a"))
         await cluster.until(lambda n: n.spec.ipv4_vxlan_tunnel_addr)
         task.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_a_locked_datastore_is_left_as_it_is() -> None:
+    """The flag false, null, or ClusterInformation gone: nothing is assigned or released until it is true."""
+
+    async def scenario() -> None:
+        async with running(pool("p", "10.65.0.0/24")) as cluster:
+            await cluster.until(lambda _: "no tunnel addresses" in cluster.health.get("reason", ""))
+            information = await cluster.client.get("ClusterInformation", "default")
+            for value in (False, None):
+                information.spec.datastore_ready = value
+                information = await cluster.client.update(information)
+                await cluster.until(lambda _: "datastoreReady" in cluster.health.get("reason", ""))
+                await cluster.change("p", vxlan_mode="Always")
+                await asyncio.sleep(0.1)
+                assert (await cluster.node()).spec.ipv4_vxlan_tunnel_addr is None
+                information.spec.datastore_ready = True
+                information = await cluster.client.update(information)
+                await cluster.until(lambda n: n.spec.ipv4_vxlan_tunnel_addr)
+                await cluster.change("p", vxlan_mode="Never")
+                await cluster.until(lambda n: not n.spec.ipv4_vxlan_tunnel_addr)
+            stored, _ = await cluster.engine.delete(READY_KEY)
+            await cluster.until(lambda _: "datastoreReady" in cluster.health.get("reason", ""))
+            await cluster.change("p", vxlan_mode="Always")
+            await asyncio.sleep(0.1)
+            assert (await cluster.node()).spec.ipv4_vxlan_tunnel_addr is None
+            assert stored is not None
+            await cluster.engine.put(READY_KEY, stored.value)
+            await cluster.until(lambda n: n.spec.ipv4_vxlan_tunnel_addr)
 
     asyncio.run(scenario())

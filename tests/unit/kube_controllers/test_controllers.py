@@ -308,3 +308,31 @@ def test_an_endpoint_that_goes_is_forgotten_and_one_that_comes_anew_is_followed(
             reconciler.endpoint_deleted("prod", name)  # twice is once
 
     asyncio.run(scenario())
+
+
+def test_a_locked_datastore_is_not_written_to_and_gets_everything_afterwards(tmp_path: Path) -> None:
+    async def flag(cluster: Cluster, value: bool) -> None:
+        information = await cluster.client.get("ClusterInformation", "default")
+        information.spec.datastore_ready = value
+        await cluster.client.update(information)
+
+    async def scenario() -> None:
+        async with running(tmp_path) as cluster:
+            await cluster.apply(k8s("Namespace", "prod"), pod("a", app="old"))
+            await flag(cluster, False)
+            async with asyncio.timeout(5):
+                while "datastoreReady" not in cluster.reporter.last["reason"]:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            assert cluster.reporter.last.get("ready", True), "a rollout must not be held up"
+            await cluster.client.create(endpoint("a", app="from-the-cni"))
+            before = await cluster.names("Profile")
+            generation = cluster.store.apply([k8s("Namespace", "test"), pod("a", app="new")], ())
+            await asyncio.sleep(0.3)
+            assert await cluster.names("Profile") == before
+            assert (await cluster.labels("a"))["app"] == "from-the-cni"
+            await flag(cluster, True)
+            await cluster.store.wait_acknowledged(generation, 10, poll=0.001)
+            assert "kns.test" in await cluster.names("Profile")
+            assert (await cluster.labels("a"))["app"] == "new"
+
+    asyncio.run(scenario())
