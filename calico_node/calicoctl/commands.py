@@ -248,7 +248,7 @@ def get(options: Options) -> int:
         raise InputError("--export needs the NAME of a resource")
     targets = [] if listing_of else _targets(options, required_names=False)
 
-    async def run() -> tuple[list[Any], list[CalicoError], int]:
+    async def run() -> tuple[list[Any], list[CalicoError], int | None]:
         async with connect(options) as client:
             if listing_of:
                 listing = await _list(client, listing_of, options)
@@ -304,12 +304,14 @@ async def _get_each(client: Client, targets: Sequence[tuple[str, str, str]]) -> 
     return found, errors
 
 
-async def _cluster_as_number(client: Client) -> int:
-    """The AS number of nodes without one of their own."""
+async def _cluster_as_number(client: Client) -> int | None:
+    """The AS number of nodes without one of their own, None where it cannot be read."""
     try:
         number = (await client.get("BGPConfiguration", "default")).spec.as_number
-    except CalicoError:
+    except ResourceDoesNotExist:
         number = None
+    except CalicoError:
+        return None
     return DEFAULT_AS_NUMBER if number is None else int(number)
 
 

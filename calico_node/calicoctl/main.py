@@ -23,6 +23,8 @@ from calico_node.calicoctl.options import (
 )
 from calico_node.errors import CalicoError
 
+OUTPUT_HELP = "ps, wide, yaml, json, name, custom-columns=HEADING,…, go-template=TEMPLATE or go-template-file=FILE"
+
 GROUPS = ("cluster", "datastore", "ipam", "node")
 """Commands with commands of their own: ``calico_node.calicoctl.<name>.cli``, imported when asked for."""
 
@@ -122,7 +124,7 @@ def delete(ctx: click.Context, /, **options: Any) -> None:
 @click.option("-f", "--filename", default="", help=FILE_HELP)
 @recursive_option
 @skip_empty_option
-@click.option("-o", "--output", default="ps", help="ps, wide, yaml, json, name or custom-columns=HEADING,…")
+@click.option("-o", "--output", default="ps", help=OUTPUT_HELP)
 @click.option("-A", "-a", "--all-namespaces", is_flag=True, help="Resources of every namespace.")
 @click.option("--export", is_flag=True, help="Leave out what belongs to this cluster (with a NAME only).")
 @namespace_option

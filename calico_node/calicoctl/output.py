@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
 from calico_node.calicoctl import tables
-from calico_node.calicoctl.manifests import DEFAULT_AS_NUMBER, InputError
+from calico_node.calicoctl.manifests import DEFAULT_AS_NUMBER
+from calico_node.errors import CalicoError
 from calico_node.resources import API_VERSION, KINDS, Resource, escape_json, to_dict
 
-FORMATS = ("ps", "wide", "yaml", "yml", "json", "name", "custom-columns=<HEADING>[,<HEADING>…]")
+if TYPE_CHECKING:
+    from calico_node.calicoctl.gotemplate import Template
+
+FORMATS = (
+    "ps",
+    "wide",
+    "yaml",
+    "yml",
+    "json",
+    "name",
+    "custom-columns=<HEADING>[,<HEADING>…]",
+    "go-template=<TEMPLATE>",
+    "go-template-file=<FILE>",
+)
+
+_NEEDS = {
+    "go-template": "a template",
+    "go-template-file": "a template file",
+    "custom-columns": "at least one column",
+}
+"""Formats that need a value, and what it is."""
 
 
 @frozen
@@ -25,22 +46,29 @@ class Listing:
 
 @frozen
 class Format:
-    """A parsed ``-o``; ``columns`` are those of custom-columns."""
+    """A parsed ``-o``; ``columns`` are those of custom-columns, ``template`` that of go-template."""
 
     name: str
     columns: tuple[str, ...] = ()
+    template: Template | None = None
 
     @classmethod
     def parse(cls, text: str) -> Format:
-        """Raises ``InputError`` for an unknown format."""
+        """Raises ``InputError`` for an unknown format, ``TemplateError`` for a template that cannot be read."""
         if text in ("ps", "wide", "json", "name"):
             return cls(text)
         if text in ("yaml", "yml"):
             return cls("yaml")
-        name, equals, rest = text.partition("=")
-        if name == "custom-columns" and equals and rest:
-            return cls(name, tuple(rest.split(",")))
-        raise InputError(f"unrecognized output format '{text}': valid values are {', '.join(FORMATS)}")
+        name, _, rest = text.partition("=")
+        if name in _NEEDS:
+            if not rest:
+                raise CalicoError(f"need to specify {_NEEDS[name]}")
+            if name == "custom-columns":
+                return cls(name, tuple(rest.split(",")))
+            from calico_node.calicoctl import templates
+
+            return cls(name, template=templates.read(name, rest))
+        raise CalicoError(f"unrecognized output format '{text}': valid values are {', '.join(FORMATS)}")
 
 
 def render(
@@ -48,12 +76,17 @@ def render(
     format_: Format,
     *,
     namespace: bool = False,
-    as_number: int = DEFAULT_AS_NUMBER,
+    as_number: int | None = DEFAULT_AS_NUMBER,
 ) -> str:
     """The text of all results; one is written bare, several as a list.
 
-    In tables ``namespace`` adds the NAMESPACE column, and ``as_number`` is what nodes without one of their own have.
+    In tables ``namespace`` adds the NAMESPACE column, and ``as_number`` is what nodes without one of their own have
+    (None: it cannot be read).  Raises ``TemplateError``.
     """
+    if format_.template is not None:
+        from calico_node.calicoctl import templates
+
+        return templates.render(format_.template, results, as_number)
     if format_.name == "json":
         return _json(_data(results))
     if format_.name == "yaml":

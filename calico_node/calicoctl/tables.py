@@ -7,7 +7,6 @@ from typing import Any, TypeAlias
 
 from calico_node.calicoctl.manifests import DEFAULT_AS_NUMBER, InputError
 from calico_node.resources import KINDS
-from calico_node.resources.structure import write_float
 
 Column: TypeAlias = Callable[[Any], str]
 
@@ -22,7 +21,11 @@ def _pointer(value: Any) -> str:
         return "<nil>"
     if isinstance(value, bool):
         return str(value).lower()
-    return str(write_float(value)) if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        from calico_node.calicoctl.gotemplate.values import show_float
+
+        return show_float(value)
+    return str(value)
 
 
 def _flag(value: bool | None) -> str:
@@ -46,13 +49,10 @@ def _pairs(labels: Mapping[str, Any]) -> str:
     return _join(f"{key}={labels[key]}" for key in sorted(labels))
 
 
-def _pod_selector(selector: Mapping[str, Any]) -> str:
-    terms = [f"{key}={value}" for key, value in sorted((selector.get("matchLabels") or {}).items())]
-    for expression in selector.get("matchExpressions") or []:
-        terms.append(
-            f"{expression.get('key')} {expression.get('operator')} {_join(expression.get('values') or [])}".strip()
-        )
-    return _join(terms)
+def _pod_selector(policy: Any) -> str:
+    from calico_node.calicoctl.goview import label_selector
+
+    return label_selector(policy.spec.pod_selector)
 
 
 def _text(path: str) -> Column:
@@ -74,10 +74,12 @@ def _peer_node(peer: Any) -> str:
     return peer.spec.node or peer.spec.node_selector or "(global)"
 
 
-def _node_as_number(node: Any, cluster: int) -> str:
-    """The number that the cluster gives a node without one of its own stands in parentheses."""
-    own = node.spec.bgp.as_number if node.spec.bgp else None
-    return f"({cluster})" if own is None else str(own)
+def _node_as_number(node: Any, cluster: int | None) -> str:
+    """Of a node that speaks BGP; the number that the cluster gives one without its own stands in parentheses."""
+    if node.spec.bgp is None:
+        return ""
+    own = node.spec.bgp.as_number
+    return f"({'unknown' if cluster is None else cluster})" if own is None else str(own)
 
 
 _NAME: dict[str, Column] = {"NAME": lambda resource: resource.metadata.name}
@@ -93,7 +95,7 @@ _SET: dict[str, Column] = {**_NAME, "NETS": lambda network_set: _cut(network_set
 COLUMNS: dict[str, dict[str, Column]] = {
     "BGPConfiguration": {
         **_NAME,
-        "LOGSEVERITY": lambda config: _or_dash(config.spec.log_severity_screen),
+        "LOGSEVERITY": _text("spec.log_severity_screen"),
         "MESHENABLED": lambda config: _or_dash(config.spec.node_to_node_mesh_enabled),
         "ASNUMBER": lambda config: _or_dash(config.spec.as_number),
     },
@@ -159,7 +161,7 @@ COLUMNS: dict[str, dict[str, Column]] = {
     "StagedGlobalNetworkPolicy": _POLICY,
     "StagedKubernetesNetworkPolicy": {
         **_NAME,
-        "PODSELECTOR": lambda policy: _pod_selector(policy.spec.pod_selector),
+        "PODSELECTOR": _pod_selector,
     },
     "StagedNetworkPolicy": _POLICY,
     "Tier": {**_NAME, "ORDER": _ORDER},
@@ -170,7 +172,7 @@ COLUMNS: dict[str, dict[str, Column]] = {
         "NETWORKS": lambda endpoint: _join(endpoint.spec.ip_networks),
         "INTERFACE": _text("spec.interface_name"),
         "PROFILES": lambda endpoint: _join(endpoint.spec.profiles),
-        "NATS": lambda endpoint: _join(f"{nat.external_ip}->{nat.internal_ip}" for nat in endpoint.spec.ip_nats),
+        "NATS": lambda endpoint: _join(f"{{{nat.internal_ip} {nat.external_ip}}}" for nat in endpoint.spec.ip_nats),
     },
 }
 """All columns of a kind, in the order of its wide table."""
@@ -215,7 +217,7 @@ def table(
     columns: Sequence[str],
     *,
     namespace: bool = False,
-    as_number: int = DEFAULT_AS_NUMBER,
+    as_number: int | None = DEFAULT_AS_NUMBER,
 ) -> str:
     """The table of resources of one kind, with a blank line after it; ``as_number`` is the cluster's."""
     wanted = ("NAMESPACE", *columns) if namespace and KINDS[kind].namespaced else tuple(columns)
