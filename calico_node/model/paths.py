@@ -31,7 +31,16 @@ from calico_node.model.keys import (
     WorkloadEndpointKey,
 )
 
-__all__ = ["key_path", "parse_key_path"]
+__all__ = [
+    "felix_last_status_path",
+    "felix_status_path",
+    "host_endpoint_status_path",
+    "host_endpoint_status_prefix",
+    "key_path",
+    "parse_key_path",
+    "workload_status_path",
+    "workload_status_prefix",
+]
 
 
 def _escape(name: str) -> str:
@@ -83,6 +92,41 @@ def key_path(key: Key, plural: str = "") -> str:
                 raise ValueError("a resource key needs its kind's plural")
             scope = f"{namespace}/" if namespace else ""
             return f"/calico/resources/v3/projectcalico.org/{plural}/{scope}{name}"
+
+
+# Status keys, which Felix writes to etcd (libcalico-go ``backend/model`` statusreport, workloadendpointstatus,
+# hostendpointstatus).  The region is OpenStack's; without one the segment is "no-region".
+
+
+def _felix_host(region: str, host: str) -> str:
+    return f"/calico/felix/v2/{f'region-{region}' if region else 'no-region'}/host/{host}"
+
+
+def felix_status_path(region: str, host: str) -> str:
+    """That Felix on ``host`` is alive; stored with a lease."""
+    return f"{_felix_host(region, host)}/status"
+
+
+def felix_last_status_path(region: str, host: str) -> str:
+    """The last such report, which stays."""
+    return f"{_felix_host(region, host)}/last_reported_status"
+
+
+def workload_status_prefix(region: str, host: str) -> str:
+    return f"{_felix_host(region, host)}/workload/"
+
+
+def workload_status_path(region: str, host: str, orchestrator: str, workload: str, endpoint: str) -> str:
+    ids = f"{_escape(orchestrator)}/{_escape(workload)}/endpoint/{_escape(endpoint)}"
+    return workload_status_prefix(region, host) + ids
+
+
+def host_endpoint_status_prefix(host: str) -> str:
+    return f"/calico/felix/v1/host/{host}/endpoint/"
+
+
+def host_endpoint_status_path(host: str, endpoint: str) -> str:
+    return host_endpoint_status_prefix(host) + _escape(endpoint)
 
 
 _PARSERS: tuple[tuple[re.Pattern[str], Callable[..., Key]], ...] = tuple(

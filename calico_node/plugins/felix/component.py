@@ -48,6 +48,7 @@ from calico_node.plugins.felix.calc.graph import describe
 from calico_node.plugins.felix.desired import DesiredRoutes, RouteSettings
 from calico_node.plugins.felix.endpoints import LocalEndpoints, name_of
 from calico_node.plugins.felix.status_files import StatusFiles
+from calico_node.plugins.felix.status_reports import ReportSettings, StatusReports
 from calico_node.syncer import SyncerKind, stream
 
 if TYPE_CHECKING:
@@ -120,12 +121,14 @@ class _Run:
         self._routes = DesiredRoutes()
         self._endpoints = LocalEndpoints(self._routes, self._endpoint_changed)
         self._files: StatusFiles | None = None
+        self._reports = StatusReports(context.client.kv, settings.node_name)
         self._status: SyncStatus | None = None
         self._revision = 0
         self._applied_revision = 0
         self._synced = False
         self._kernel_fault = ""
         self._configured: object = None
+        self._report_settings = ReportSettings()
         self._dataplane_faults: dict[str, str] = {}
         self._stored_faults: dict[str, str] = {}
 
@@ -142,6 +145,7 @@ class _Run:
             await self._take(await tasks.start(self._follow_interfaces, send))
             tasks.start_soon(self._follow_datastore, send)
             tasks.start_soon(self._tick, send)
+            tasks.start_soon(self._reports.run)
             await self._work(receive)
 
     # What comes in
@@ -228,6 +232,7 @@ class _Run:
 
     async def _bring_in_force(self) -> None:
         """Apply what the graph has, then the routes, then say so."""
+        self._reports.paused = self._graph.in_sync and not self._graph.datastore_ready
         if not self._graph.in_sync or not self._graph.datastore_ready:
             if self._synced:
                 # What is in force still follows the interfaces.
@@ -248,6 +253,7 @@ class _Run:
             self._synced = True
             log.info("in sync", revision=revision, endpoints=len(self._endpoints))
         await self._write_files()
+        self._reports.configure(self._report_settings)
         self._applied_revision = revision
         metrics.graph_gauges(self._graph)
         self._report()
@@ -295,6 +301,7 @@ class _Run:
         """What changes with Felix's parameters outside the dataplane."""
         values = self._graph.config.values
         self._configured = self._graph.config
+        self._report_settings = ReportSettings.parse(values)
         routes = RouteSettings.parse(values)
         self._routes.set_settings(routes)
         self._context.route_sink.configure(routes.ownership(values))
@@ -325,6 +332,7 @@ class _Run:
         up = status is not None and status.state is ObjectState.UP
         if self._files is not None:
             self._files.set(identity, endpoint if up else None)
+        self._reports.set_endpoint(identity, None if status is None else status.state.value)
         state, reason = (status.state.value, status.reason) if status is not None else ("down", "it was removed")
         try:
             self._context.hooks.endpoint_status(endpoint=name_of(identity), state=state, reason=reason)
@@ -337,7 +345,12 @@ class _Run:
         for identity, status in applied.status.items():
             if isinstance(identity, WorkloadEndpointID):
                 continue
-            name = describe(identity) if isinstance(identity, PolicyKey) else _name_of(identity)
+            if isinstance(identity, PolicyKey):
+                name = describe(identity)
+            else:
+                name = _name_of(identity)
+                if _is_host_endpoint(identity):
+                    self._reports.set_endpoint(identity, status.state.value)
             if status.state is ObjectState.ERROR:
                 self._dataplane_faults[name] = status.reason
             else:
@@ -355,12 +368,14 @@ class _Run:
                     self._dataplane_faults.pop(f"ipset/{set_id}", None)
                 case HostEndpointRemove(id=host_id):
                     self._dataplane_faults.pop(_name_of(host_id), None)
+                    self._reports.set_endpoint(host_id, None)
 
     def _note_unanswered(self, messages: tuple[Message, ...], applied: Applied) -> None:
         """A dataplane that says nothing about a host endpoint does not enforce it."""
         for message in messages:
             if isinstance(message, HostEndpointUpdate) and message.id not in applied.status:
                 self._dataplane_faults[_name_of(message.id)] = "host endpoints are not enforced by this dataplane"
+                self._reports.set_endpoint(message.id, ObjectState.ERROR.value)
 
     def _report(self) -> None:
         rejected = {**self._stored_faults, **self._graph.faults, **self._dataplane_faults, **self._endpoints.faults}
@@ -390,4 +405,8 @@ class _Run:
 
 def _name_of(identity: str) -> str:
     """A dataplane's text identity for people: host endpoints have nothing but their name."""
-    return identity if "/" in identity else f"HostEndpoint({identity})"
+    return f"HostEndpoint({identity})" if _is_host_endpoint(identity) else identity
+
+
+def _is_host_endpoint(identity: str) -> bool:
+    return "/" not in identity
