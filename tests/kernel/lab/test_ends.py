@@ -124,7 +124,8 @@ exec setpriv --reuid "$uid" --regid "$uid" --clear-groups "$@"
 """
 
 
-def test_an_ordinary_user(tmp_path: Path) -> None:
+@pytest.mark.parametrize("datastore", ["embedded", "etcd"])
+def test_an_ordinary_user(datastore: str) -> None:
     """The tiers example as ``nobody``, without any capability."""
     if os.getuid() != 0:
         pytest.fail("this test becomes another user and must be run as root (sudo tests/run)")
@@ -138,6 +139,7 @@ def test_an_ordinary_user(tmp_path: Path) -> None:
     command = ["sh", "-c", AS_USER, "sh", str(uid), *hidden, "--", *environ]
     example = EXAMPLES / "tiers"
     arguments = ["run", "-f", str(example), "--expect", str(example / "expect.yaml"), "--json"]
+    arguments += ["--datastore", datastore]
     try:
         done = subprocess.run(
             ["unshare", "-m", *command, sys.executable, "-m", "calico_node.lab", *arguments],
