@@ -13,6 +13,7 @@ from calico_node.calicoctl.connect import connect
 from calico_node.calicoctl.manifests import DEFAULT_AS_NUMBER, DEFAULT_NAMESPACE, InputError, Manifest
 from calico_node.errors import (
     CalicoError,
+    DatastoreError,
     OperationNotSupported,
     ResourceAlreadyExists,
     ResourceDoesNotExist,
@@ -88,31 +89,46 @@ def _write(options: Options, verb: str, past: str, action: Action) -> int:
         refuse_read_only(verb, item.resource)
 
     async def run() -> int:
-        kinds = {item.resource.kind for item in items}
-        kind = f"'{next(iter(kinds))}' " if len(kinds) == 1 else ""
+        done: list[str] = []
+        errors: list[CalicoError] = []
         async with connect(options, writing=True) as client:
-            for done, item in enumerate(items):
+            for item in items:
                 try:
                     await action(client, item.resource)
                 except ValidationError as error:
-                    return _failed(verb, past, kind, done, len(items), item.document.located(error))
+                    errors.append(item.document.located(error))
                 except CalicoError as error:
-                    return _failed(verb, past, kind, done, len(items), error)
+                    errors.append(error)
+                    if type(error) is DatastoreError:
+                        break  # the datastore itself is away
+                else:
+                    done.append(item.resource.described)
+        kind = _quoted_kind([item.resource.kind for item in items])
+        if errors:
+            return _failed(verb, past, kind, len(items), done, errors)
         print(f"Successfully {past} {len(items)} {kind}resource(s)")
         return 0
 
     return asyncio.run(run())
 
 
-def _failed(verb: str, past: str, kind: str, done: int, count: int, error: CalicoError) -> int:
-    """Say what was done before the first error and what the error is."""
+def _quoted_kind(kinds: Sequence[str]) -> str:
+    """``'Kind' `` where all are of one kind."""
+    return f"'{kinds[0]}' " if len(set(kinds)) == 1 else ""
+
+
+def _failed(verb: str, past: str, kind: str, count: int, done: Sequence[str], errors: Sequence[CalicoError]) -> int:
+    """Say what was done in spite of the errors, and what they are; those behind an error are tried too."""
+    text = f"[{' '.join(map(str, errors))}]"
     if done:
-        print(f"Partial success: {past} the first {done} out of {count} {kind}resources:", flush=True)
-        print(f"hit error: [{error}]", file=sys.stderr)
+        # "the first" is Calico's wording; which they are stands below it.
+        print(f"Partial success: {past} the first {len(done)} out of {count} {kind}resources:")
+        print("".join(f"  {name}\n" for name in done), end="", flush=True)
+        print(f"hit error: {text}", file=sys.stderr)
     elif count == 1:
-        print(f"failed to {verb} {kind}resource: [{error}]", file=sys.stderr)
+        print(f"failed to {verb} {kind}resource: {text}", file=sys.stderr)
     else:
-        print(f"failed to {verb} any {kind}resources: [{error}]", file=sys.stderr)
+        print(f"failed to {verb} any {kind}resources: {text}", file=sys.stderr)
     return 1
 
 
@@ -127,6 +143,8 @@ def delete(options: Options) -> int:
     if cascading:
         from calico_node.ipam import cascades
 
+    shown = _quoted_kind([kind for kind, _, _ in targets])
+
     async def run() -> int:
         deleted, status = 0, 0
         async with connect(options) as client:
@@ -135,19 +153,13 @@ def delete(options: Options) -> int:
             for kind, name, namespace in targets:
                 try:
                     await client.delete(kind, name, namespace)
-                except ResourceDoesNotExist as error:
-                    if not options["skip_not_exists"]:
-                        print(f"Failed to delete '{kind}' resource: {error}", file=sys.stderr)
+                except CalicoError as error:
+                    if not (isinstance(error, ResourceDoesNotExist) and options["skip_not_exists"]):
+                        print(f"Failed to delete {shown}resource: {error}", file=sys.stderr)
                         status = 1
                         continue
-                except CalicoError as error:
-                    print(f"Failed to delete '{kind}' resource: {error}", file=sys.stderr)
-                    status = 1
-                    continue
                 deleted += 1
         if deleted:
-            kinds = {kind for kind, _, _ in targets}
-            shown = f"'{next(iter(kinds))}' " if len(kinds) == 1 else ""
             print(f"Successfully deleted {deleted} {shown}resource(s)")
         return status
 
@@ -174,7 +186,10 @@ def patch(options: Options) -> int:
                     raise InputError(f"metadata.{part} cannot be changed by a patch")
             await client.update(patched)
 
-    asyncio.run(run())
+    try:
+        asyncio.run(run())
+    except CalicoError as error:
+        raise CalicoError(f"hit error: {error}") from None
     print(f"Successfully patched 1 '{kind}' resource")
     return 0
 
@@ -198,37 +213,45 @@ def label(options: Options) -> int:
     refuse_read_only_name("replace", kind, name, namespace)
     key, equals, value = options["label"].partition("=")
     if bool(equals) == options["remove"]:
-        raise InputError("give key=value, or key with --remove")
+        raise CalicoError(f"invalid label {options['label']}: give key=value, or key with --remove")
+    title = f"{options['kind']} {name}"
 
     async def run() -> str:
         async with connect(options) as client:
-            stored = await client.get(kind, name, namespace)
+            try:
+                stored = await client.get(kind, name, namespace)
+            except ResourceDoesNotExist:
+                raise CalicoError(f"{title} not found") from None
             labels = stored.metadata.labels
             present = key in labels
             if options["remove"]:
                 if not present:
-                    raise CalicoError(f"cannot remove label of {kind} {name}, key {key} does not exist")
+                    raise CalicoError(f"cannot remove label of {title}, key {key} does not exist")
                 del labels[key]
                 done = f"removed label {key} from"
             else:
                 if present and labels[key] != value and not options["overwrite"]:
                     raise CalicoError(
-                        f"failed to update label of {kind} {name}, key {key} is already present. "
+                        f"failed to update label of {title}, key {key} is already present. "
                         "please use '--overwrite' to set a new value"
                     )
                 labels[key] = value
                 done = f"updated label {key} on" if present else f"set label {key} on"
-            await client.update(stored)
+            try:
+                await client.update(stored)
+            except CalicoError as error:
+                raise CalicoError(f"failed to update {title}, label not changed: {error}") from None
             return done
 
-    print(f"Successfully {asyncio.run(run())} {kind} {name}")
+    print(f"Successfully {asyncio.run(run())} {title}")
     return 0
 
 
 def validate(options: Options) -> int:
     items = _read_input(options)
     if items:
-        print(f"Successfully validated {len(items)} resource(s)")
+        kind = _quoted_kind([item.resource.kind for item in items])
+        print(f"Successfully validated {len(items)} {kind}resource(s)")
     return 0
 
 
@@ -244,8 +267,6 @@ def get(options: Options) -> int:
         from calico_node.calicoctl.tables import check_headings
 
         check_headings(listing_of.kind, format_.columns)
-    if options["export"] and (listing_of or options["filename"]):
-        raise InputError("--export needs the NAME of a resource")
     targets = [] if listing_of else _targets(options, required_names=False)
 
     async def run() -> tuple[list[Any], list[CalicoError], int | None]:
@@ -257,9 +278,9 @@ def get(options: Options) -> int:
             return found, errors, await _cluster_as_number(client)
 
     results, errors, as_number = asyncio.run(run())
-    if options["export"]:
+    if options["export"] and options["names"]:
         results = [_exported(result) for result in results]
-    if results:
+    if results or format_.name in ("yaml", "json") or format_.template:
         namespace = bool(options["all_namespaces"] or options["namespace"])
         sys.stdout.write(output.render(results, format_, namespace=namespace, as_number=as_number))
         sys.stdout.flush()
@@ -272,7 +293,12 @@ def _listing_kind(options: Options) -> KindInfo | None:
     """The kind whose resources are all asked for, None where names or a file say which."""
     if options["filename"] or options["names"] or not options["kind"]:
         return None
-    return find_kind(options["kind"])
+    try:
+        info = find_kind(options["kind"])
+    except CalicoError as error:
+        raise CalicoError(f"failed to get resources: {error}") from None
+    _check_namespace(info, options)
+    return info
 
 
 async def _list(client: Client, info: KindInfo, options: Options) -> Any:
@@ -341,7 +367,7 @@ def version(options: Options) -> int:
                 shown = None
                 while True:
                     spec = (await client.get("ClusterInformation", "default")).spec
-                    now = (spec.calico_version or "", spec.cluster_type or "")
+                    now = (spec.calico_version or "unknown", spec.cluster_type or "unknown")
                     if now != shown:
                         print(f"Cluster Version:   {now[0]}\nCluster Type:      {now[1]}", flush=True)
                     if not interval:
@@ -384,8 +410,17 @@ def find_kind(name: str) -> KindInfo:
     """The kind a user calls ``name``.  Raises ``InputError``."""
     info = kind_by_name(name)
     if info is None:
-        raise InputError(f"resource type '{name}' is not supported")
+        raise CalicoError(f"resource type '{name}' is not supported")
     return info
+
+
+def _check_namespace(info: KindInfo, options: Options) -> None:
+    """Raise where -n and -A do not suit the kind."""
+    everywhere = bool(options.get("all_namespaces"))
+    if not info.namespaced and (everywhere or options["namespace"]):
+        raise CalicoError(f"{info.kind} is not namespaced")
+    if everywhere and options["namespace"]:
+        raise CalicoError("cannot use both --namespace and --all-namespaces flags at the same time")
 
 
 def _targets(options: Options, *, required_names: bool) -> list[tuple[str, str, str]]:
@@ -402,10 +437,13 @@ def _targets(options: Options, *, required_names: bool) -> list[tuple[str, str, 
     if not options["kind"]:
         raise InputError("give -f FILE, or KIND and NAME")
     info = find_kind(options["kind"])
+    _check_namespace(info, options)
     if required_names and not options["names"]:
         raise InputError(f"give the name of the {info.kind} to delete")
-    if options.get("all_namespaces") and info.namespaced:
-        raise InputError("a resource name cannot be combined with --all-namespaces")
+    if not all(options["names"]):
+        raise CalicoError("resource name may not be empty")
+    if options.get("all_namespaces"):
+        raise CalicoError("cannot use --all-namespace flag for getting a single resource")
     namespace = (options["namespace"] or DEFAULT_NAMESPACE) if info.namespaced else ""
     return [(info.kind, name, namespace) for name in options["names"]]
 

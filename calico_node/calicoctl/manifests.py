@@ -64,7 +64,7 @@ def _texts(filename: str, recursive: bool) -> list[tuple[str, bytes]]:
     path = Path(filename)
     if path.is_dir():
         found = path.rglob("*") if recursive else path.glob("*")
-        files = sorted(file for file in found if file.suffix in SUFFIXES and file.is_file())
+        files = sorted(file for file in found if file.suffix.lower() in SUFFIXES and file.is_file())
     else:
         files = [path]
     texts = []
@@ -90,16 +90,29 @@ def _manifest(document: Document, namespace: str, check: bool) -> Manifest:
 
 
 def set_namespace(resource: Resource, namespace: str, document: Document) -> None:
-    """The namespace of the document, of ``-n`` or the default; two different ones are an error."""
+    """The namespace of the document, of ``-n`` or the default; two different ones are an error.
+
+    So is one for a kind that has none.
+    """
     metadata = resource.metadata
     if not KINDS[resource.kind].namespaced:
+        reason = ""
+        if metadata.namespace:
+            reason = (
+                "namespace should not be specified for a non-namespaced resource. "
+                f"{resource.kind} is not a namespaced resource"
+            )
+        elif namespace:
+            reason = f"{resource.kind} is not namespaced"
+        if reason:
+            origin = document.origin("metadata.namespace")
+            raise ValidationError(reason, resource=resource.described, origin=origin)
         return
     if metadata.namespace and namespace and metadata.namespace != namespace:
         raise ValidationError(
-            f"contradicts the namespace {namespace!r} given with -n",
+            f"resource namespace does not match client namespace. {metadata.namespace} != {namespace}",
             resource=resource.described,
             field="metadata.namespace",
-            value=metadata.namespace,
             origin=document.origin("metadata.namespace"),
         )
     metadata.namespace = metadata.namespace or namespace or DEFAULT_NAMESPACE

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from calico_node.errors import CalicoError
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 FILE_HELP = "A file, a folder of .yaml, .yml and .json files, or - for standard input."
@@ -56,6 +58,10 @@ def run(context: click.Context, function: str, options: dict[str, Any]) -> None:
     level = {"warn": "WARNING", "warning": "WARNING"}.get(options["log_level"].lower(), options["log_level"].upper())
     if level in ("ERROR", "WARNING", "INFO", "DEBUG"):
         logging.basicConfig(level=level)
+    elif level not in ("PANIC", "FATAL", "TRACE"):
+        raise CalicoError(
+            f"unknown log level: {options['log_level']}, expected one of: panic, fatal, error, warn, info, debug"
+        )
     module, _, name = function.partition(":")
     status = getattr(import_module(f"calico_node.calicoctl.{module}"), name)(options)
     if status:

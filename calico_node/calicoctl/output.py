@@ -91,9 +91,10 @@ def render(
         return _json(_data(results))
     if format_.name == "yaml":
         return _yaml(_data(results))
-    groups = _by_kind(results)
+    groups = [(result.kind, result.items if isinstance(result, Listing) else (result,)) for result in results]
     if format_.name == "name":
         return "".join(f"{_reference(item)}\n" for _, items in groups for item in items)
+    # Each result has a table of its own.
     text = ""
     for kind, items in groups:
         if format_.columns:
@@ -110,22 +111,10 @@ def _reference(resource: Resource) -> str:
     return "/".join(part for part in parts if part)
 
 
-def _by_kind(results: Sequence[Resource | Listing]) -> list[tuple[str, list[Resource]]]:
-    """Neighbours of one kind together, as they share a table."""
-    groups: list[tuple[str, list[Resource]]] = []
-    for result in results:
-        if isinstance(result, Listing):
-            groups.append((result.kind, list(result.items)))
-        elif groups and groups[-1][0] == result.kind:
-            groups[-1][1].append(result)
-        else:
-            groups.append((result.kind, [result]))
-    return groups
-
-
 def _data(results: Sequence[Resource | Listing]) -> Any:
     data = [_listing(result) if isinstance(result, Listing) else to_dict(result) for result in results]
-    return data[0] if len(data) == 1 else data
+    # Nothing found is null, as Go writes a list that was never made.
+    return data[0] if len(data) == 1 else data or None
 
 
 def _listing(listing: Listing) -> dict[str, Any]:
@@ -149,6 +138,8 @@ def _yaml(data: Any) -> str:
 
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
     # One line for each text, however long.
+    if data is None:
+        return "null\n"
     text: str = yaml.dump(
         data, Dumper=dumper, default_flow_style=False, sort_keys=True, allow_unicode=True, width=2**31 - 1
     )

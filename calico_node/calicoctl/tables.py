@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from calico_node.calicoctl.manifests import DEFAULT_AS_NUMBER, InputError
+from calico_node.calicoctl.manifests import DEFAULT_AS_NUMBER
+from calico_node.errors import CalicoError
 from calico_node.resources import KINDS
 
 Column: TypeAlias = Callable[[Any], str]
@@ -177,6 +178,9 @@ COLUMNS: dict[str, dict[str, Column]] = {
 }
 """All columns of a kind, in the order of its wide table."""
 
+_EXTRA: dict[str, dict[str, Column]] = {"WorkloadEndpoint": {"ORCHESTRATOR": _text("spec.orchestrator")}}
+"""Columns that only custom-columns shows."""
+
 _NARROW = {
     "CalicoNodeStatus": ("NAME", "NODE"),
     "GlobalNetworkPolicy": ("NAME", "TIER"),
@@ -202,12 +206,13 @@ def headings(kind: str, *, wide: bool = False) -> tuple[str, ...]:
 
 
 def check_headings(kind: str, wanted: Sequence[str]) -> tuple[str, ...]:
-    """Custom columns in upper case.  Raises ``InputError`` naming the valid ones."""
-    valid = ("NAMESPACE", *COLUMNS[kind]) if KINDS[kind].namespaced else tuple(COLUMNS[kind])
+    """Custom columns in upper case.  Raises ``CalicoError`` naming the valid ones."""
+    namespace = ("NAMESPACE",) if KINDS[kind].namespaced else ()
+    valid = (*namespace, *COLUMNS[kind], *_EXTRA.get(kind, {}))
     columns = tuple(text.strip().upper() for text in wanted)
     for text in columns:
         if text not in valid:
-            raise InputError(f"Unknown column name '{text}' for {kind}: valid values are {', '.join(valid)}")
+            raise CalicoError(f"unknown heading {text}, valid values are: {', '.join(valid)}")
     return columns
 
 
@@ -221,7 +226,8 @@ def table(
 ) -> str:
     """The table of resources of one kind, with a blank line after it; ``as_number`` is the cluster's."""
     wanted = ("NAMESPACE", *columns) if namespace and KINDS[kind].namespaced else tuple(columns)
-    known: dict[str, Column] = {"NAMESPACE": lambda resource: resource.metadata.namespace, **COLUMNS[kind]}
+    known: dict[str, Column] = {**COLUMNS[kind], **_EXTRA.get(kind, {})}
+    known["NAMESPACE"] = lambda resource: resource.metadata.namespace
     if kind == "Node":
         known["ASN"] = lambda node: _node_as_number(node, as_number)
     rows = [wanted, *(tuple(known[heading](resource) for heading in wanted) for resource in resources)]
