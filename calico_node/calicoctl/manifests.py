@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 from attrs import frozen
 
@@ -15,6 +16,8 @@ from calico_node.resources import validate as validate_resource
 SUFFIXES = (".yaml", ".yml", ".json")
 DEFAULT_NAMESPACE = "default"
 DEFAULT_AS_NUMBER = 64512
+MAX_INPUT = 1 << 26
+"""Bytes that one file, or standard input, may have: more is a mistake (a device, an endless pipe)."""
 
 
 class InputError(CalicoError):
@@ -60,7 +63,7 @@ def read(filename: str, *, namespace: str = "", recursive: bool = False, check: 
 
 def _texts(filename: str, recursive: bool) -> list[tuple[str, bytes]]:
     if filename == "-":
-        return [("standard input", sys.stdin.buffer.read())]
+        return [("standard input", _read(sys.stdin.buffer, "standard input"))]
     path = Path(filename)
     if path.is_dir():
         found = path.rglob("*") if recursive else path.glob("*")
@@ -70,10 +73,18 @@ def _texts(filename: str, recursive: bool) -> list[tuple[str, bytes]]:
     texts = []
     for file in files:
         try:
-            texts.append((str(file), file.read_bytes()))
+            with file.open("rb") as stream:
+                texts.append((str(file), _read(stream, str(file))))
         except OSError as error:
             raise InputError(f"cannot read {file}: {error.strerror}") from None
     return texts
+
+
+def _read(stream: BinaryIO, source: str) -> bytes:
+    text = stream.read(MAX_INPUT + 1)
+    if len(text) > MAX_INPUT:
+        raise InputError(f"{source} has more than {MAX_INPUT:,} bytes")
+    return text
 
 
 def _manifest(document: Document, namespace: str, check: bool) -> Manifest:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from calico_node.calicoctl import manifests
 from tests.unit.calicoctl.conftest import Run
 
 COMMAND = (sys.executable, "-m", "calico_node.calicoctl.main")
@@ -290,6 +291,15 @@ def test_folders(run: Run) -> None:
     empty = run("apply", "-f", "none", files={"none/readme.txt": ""})
     assert (empty.err, empty.status) == ("No resources specified\n", 1)
     assert run("apply", "-f", "none", "--skip-empty").status == 0
+
+
+def test_input_without_end_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifests, "MAX_INPUT", 1000)
+    refused = run("apply", "-f", "/dev/zero")
+    assert (refused.err, refused.status) == (
+        "failed to execute command: /dev/zero has more than 1,000 bytes\n",
+        1,
+    )
 
 
 def test_validate_needs_no_datastore(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
