@@ -39,6 +39,7 @@ class Etcd:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        self.socket.unlink(missing_ok=True)  # what a killed etcd leaves keeps the next one from listening
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(self._command, stdout=log, stderr=log, cwd=self._folder)
         deadline = time.monotonic() + 20
