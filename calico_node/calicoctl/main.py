@@ -104,6 +104,17 @@ def validate(ctx: click.Context, /, **options: Any) -> None:
 
 
 @cli.command()
+@input_options
+@click.option("-o", "--output", default="yaml", help="yaml or json")
+@click.option("--ignore-validation", is_flag=True, help="Print what was converted even where v3 would refuse it.")
+@global_options
+@click.pass_context
+def convert(ctx: click.Context, /, **options: Any) -> None:
+    """Print manifests of Calico's v1 API, or Kubernetes NetworkPolicies, as v3 resources."""
+    run(ctx, "convert.command:convert", options)
+
+
+@cli.command()
 @click.argument("kind", required=False, shell_complete=_complete_kind)
 @click.argument("names", nargs=-1)
 @click.option("-f", "--filename", default="", help=FILE_HELP)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -42,23 +43,29 @@ def read(filename: str, *, namespace: str = "", recursive: bool = False, check: 
     """
     manifests: list[Manifest] = []
     faults: list[CalicoError] = []
-    for source, text in _texts(filename, recursive):
+    for document in documents(filename, recursive, faults):
         try:
-            documents = list(expand_lists(load_documents(text, source)))
+            manifests.append(_manifest(document, namespace, check))
         except ValidationError as error:
             faults.append(error)
-            continue
-        for document in documents:
-            try:
-                manifests.append(_manifest(document, namespace, check))
-            except ValidationError as error:
-                faults.append(error)
     if len(faults) == 1:
         raise InputError(str(faults[0]))
     if faults:
         lines = "".join(f"\n  {fault}" for fault in faults)
         raise InputError(f"{len(faults)} documents cannot be used, nothing was done:{lines}")
     return manifests
+
+
+def documents(filename: str, recursive: bool, faults: list[CalicoError]) -> Iterator[Document]:
+    """Every document of a file, folder or ``-``; files that hold none for a fault in them add it to ``faults``.
+
+    Raises ``InputError`` where one cannot be read.
+    """
+    for source, text in _texts(filename, recursive):
+        try:
+            yield from list(expand_lists(load_documents(text, source)))
+        except ValidationError as error:
+            faults.append(error)
 
 
 def _texts(filename: str, recursive: bool) -> list[tuple[str, bytes]]:
