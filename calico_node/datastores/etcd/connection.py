@@ -95,7 +95,7 @@ class _Fate(enum.Enum):
     LOST = "no answer"
 
 
-_LATER = ("no leader", "too many requests", "not capable", "raft proposal dropped", "server stopped")
+_LATER = ("no leader", "too many requests", "not capable", "raft proposal dropped")
 _LOG_IN = ("invalid auth token", "revision of auth store is old", "user name is empty")
 _TIMED_OUT = ("request timed out", "leader changed", "timeout")
 
@@ -169,17 +169,14 @@ class Member:
             try:
                 await call.write(request)
                 answer = await call.read()
-                if answer is grpc.aio.EOF:
-                    raise grpc.aio.AioRpcError(
-                        await call.code(), grpc.aio.Metadata(), grpc.aio.Metadata(), await call.details()
-                    )
-                return answer
             except asyncio.InvalidStateError:
-                raise grpc.aio.AioRpcError(
-                    grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), "the stream was ended"
-                ) from None
+                answer = grpc.aio.EOF
             finally:
+                ended = call.done()
                 call.cancel()
+            if answer is grpc.aio.EOF:
+                raise await ending(call) if ended else rpc_error(grpc.StatusCode.UNAVAILABLE, "the stream was ended")
+            return answer
 
         return ask
 
@@ -209,6 +206,24 @@ class Member:
         if self._channel is not None:
             await self._channel.close()
         self._channel, self._calls = None, {}
+
+
+def rpc_error(code: grpc.StatusCode, details: str) -> grpc.aio.AioRpcError:
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details)
+
+
+async def ending(call: Any) -> grpc.aio.AioRpcError:
+    """What the status of an ended stream says; a server that ends one in peace has not answered either."""
+    code, details = await call.code(), await call.details()
+    if code is grpc.StatusCode.OK:
+        return rpc_error(grpc.StatusCode.UNAVAILABLE, "the stream was ended by the server")
+    return rpc_error(code, details or "")
+
+
+def cut_off() -> bool:
+    """Of a ``CancelledError``: nobody has cancelled this task; the channel was closed under the call."""
+    task = asyncio.current_task()
+    return task is None or not task.cancelling()
 
 
 def _serialize(message: Any) -> bytes:
@@ -306,7 +321,8 @@ class Connections:
             started = time.monotonic()
             try:
                 answer = await ask(request, metadata=metadata(token), timeout=max(until - started, 0.01))
-            except grpc.aio.AioRpcError as error:
+            except (grpc.aio.AioRpcError, asyncio.CancelledError) as raised:
+                error = _as_rpc_error(raised)
                 if _answered(error):
                     member.heard = time.monotonic()
                 outcome = fate(error)
@@ -323,7 +339,8 @@ class Connections:
         started = time.monotonic()
         try:
             await member.unary(RANGE, self.credentials)(_PROBE, metadata=metadata(None), timeout=max(timeout, 0.01))
-        except grpc.aio.AioRpcError as error:
+        except (grpc.aio.AioRpcError, asyncio.CancelledError) as raised:
+            error = _as_rpc_error(raised)
             if _answered(error):
                 return
             away = await self.explained(member, error, since=started)
@@ -339,27 +356,33 @@ class Connections:
             return None
         if self._token is not None:
             return self._token or None
-        async with self._login:
-            if self._token is None:
-                request = rpc_pb2.AuthenticateRequest(
-                    name=self.credentials.username, password=self.credentials.password
-                )
-                started = time.monotonic()
-                try:
-                    answer = await member.unary(_AUTHENTICATE, self.credentials)(
-                        request, metadata=(_HAS_LEADER,), timeout=max(timeout, 0.01)
-                    )
-                except grpc.aio.AioRpcError as error:
-                    if "authentication is not enabled" not in (error.details() or ""):
-                        away = await self.explained(member, error, since=started)
-                        if isinstance(away, _Away):
-                            away.sent = False
-                        raise away from None
-                    # As etcd's own client: the user is kept for the time when it is.
-                    self._token = ""
-                else:
-                    self._token = answer.token
-            return self._token or None
+        started = time.monotonic()
+        try:
+            # Calls wait together: one after the other at a silent member they would wait far beyond their time.
+            async with asyncio.timeout(max(timeout, 0.01)), self._login:
+                if self._token is None:
+                    self._token = await self._authenticate(member, timeout)
+                return self._token or None
+        except TimeoutError:
+            silent = member.heard < started
+            raise _Away(member.endpoint.name, "no answer in time", sent=False, silent=silent) from None
+
+    async def _authenticate(self, member: Member, timeout: float) -> str:
+        request = rpc_pb2.AuthenticateRequest(name=self.credentials.username, password=self.credentials.password)
+        started = time.monotonic()
+        ask = member.unary(_AUTHENTICATE, self.credentials)
+        try:
+            answer = await ask(request, metadata=(_HAS_LEADER,), timeout=max(timeout, 0.01))
+        except (grpc.aio.AioRpcError, asyncio.CancelledError) as raised:
+            error = _as_rpc_error(raised)
+            if "authentication is not enabled" in (error.details() or ""):
+                return ""  # as etcd's own client: the user is kept for the time when it is
+            away = await self.explained(member, error, since=started)
+            if isinstance(away, _Away):
+                away.sent = False
+            raise away from None
+        token: str = answer.token
+        return token
 
     def forget(self, token: str | None) -> None:
         """``token`` was not accepted; another that came meanwhile stays."""
@@ -443,6 +466,14 @@ def _share(attempt: int, members: int, left: float, repeat: bool) -> float:
 def metadata(token: str | None) -> tuple[tuple[str, str], ...]:
     """What goes along with a request."""
     return (_HAS_LEADER, ("token", token)) if token else (_HAS_LEADER,)
+
+
+def _as_rpc_error(raised: BaseException) -> grpc.aio.AioRpcError:
+    if isinstance(raised, grpc.aio.AioRpcError):
+        return raised
+    if not cut_off():
+        raise raised
+    return rpc_error(grpc.StatusCode.CANCELLED, "the connection was closed")
 
 
 def _answered(error: grpc.aio.AioRpcError) -> bool:

@@ -17,7 +17,15 @@ import grpc.aio  # type: ignore[import-untyped]
 from etcd3aio.kv import prefix_range_end
 from etcd3aio.proto.etcd.api.etcdserverpb import rpc_pb2
 
-from calico_node.datastores.etcd.connection import ATTEMPT_TIMEOUT, WATCH, Connections, Member, metadata
+from calico_node.datastores.etcd.connection import (
+    ATTEMPT_TIMEOUT,
+    WATCH,
+    Connections,
+    Member,
+    cut_off,
+    ending,
+    metadata,
+)
 from calico_node.datastores.etcd.messages import event, is_text
 from calico_node.datastores.kv import WatchBatch
 from calico_node.errors import Compacted, DatastoreError
@@ -118,6 +126,10 @@ class _Stream:
             raise await self._lost(error, started) from None
         except asyncio.InvalidStateError:
             raise await self._ended(started) from None
+        except asyncio.CancelledError:
+            if not cut_off():
+                raise
+            raise self._closed() from None
         except DatastoreError:
             self._connections.failed(self._member)
             raise
@@ -135,6 +147,10 @@ class _Stream:
             raise await self._lost(error, started) from None
         except asyncio.InvalidStateError:
             raise await self._ended(started) from None
+        except _TokenRefused:
+            raise DatastoreError(
+                f"etcd at {self._member.endpoint.name}: the watch was ended: permission denied"
+            ) from None
 
     async def _read(self) -> AsyncGenerator[WatchBatch, None]:
         """Batches with a revision from the start on, and progress where nothing else comes.
@@ -155,6 +171,8 @@ class _Stream:
                 if questions.due(eager=unconfirmed > revision or self._connections.revision > revision):
                     await self._ask(questions)
                 continue
+            if self._reading.cancelled():
+                raise self._closed()
             answer = self._reading.result()
             if answer is grpc.aio.EOF:
                 raise await self._ended(time.monotonic())
@@ -215,16 +233,17 @@ class _Stream:
     async def _ended(self, since: float) -> DatastoreError:
         """The server has ended the stream; its status says why, where it gave one."""
         name = self._member.endpoint.name
+        self._connections.failed(self._member)
         try:
             async with asyncio.timeout(1.0):
-                code, details = await self._call.code(), await self._call.details()
-        except (TimeoutError, asyncio.CancelledError, grpc.aio.UsageError):
-            code, details = None, ""
-        self._connections.failed(self._member)
-        if code in (None, grpc.StatusCode.OK):
+                error = await ending(self._call)
+        except TimeoutError:
             return DatastoreError(f"etcd at {name}: the watch was ended by the server")
-        error = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details=details)
         return await self._connections.explained(self._member, error, since=since)
+
+    def _closed(self) -> DatastoreError:
+        """Another call found the member silent, and its connection was given up under this watch."""
+        return DatastoreError(f"etcd at {self._member.endpoint.name}: the connection was closed")
 
     def cancel(self) -> None:
         if self._call is not None:
@@ -259,7 +278,9 @@ class _Questions:
 
     def answered(self, *, progress: bool) -> bool:
         """Something came; whether it answers the only question that was open."""
-        confirms = progress and self._waiting == 1
+        # An answer that was late says that the server stood still, with what it still had to send.
+        prompt = time.monotonic() - self._last < IDLE_PERIOD
+        confirms = progress and prompt and self._waiting == 1
         if progress:
             self._waiting = 0
             self._heard = time.monotonic()
