@@ -8,15 +8,14 @@ from types import TracebackType
 
 
 class Forwarder:
-    """Listens on loopback for ``host:port``; an async context manager.
+    """Listens on loopback for ``host:port`` or the path of a Unix socket; an async context manager.
 
     ``hang()`` keeps every connection open, accepts new ones and carries nothing, as a partition does that no RST
     tells of; ``flow()`` ends that, with what was held back.  ``cut()`` resets all connections.
     """
 
     def __init__(self, target: str) -> None:
-        self.host, _, port = target.rpartition(":")
-        self.port = int(port)
+        self._target = target
         self.address = ""
         self._flowing = asyncio.Event()
         self._flowing.set()
@@ -60,7 +59,11 @@ class Forwarder:
         there: asyncio.StreamWriter | None = None
         try:
             await self._flowing.wait()
-            answers, there = await asyncio.open_connection(self.host, self.port)
+            if self._target.startswith("/"):
+                answers, there = await asyncio.open_unix_connection(self._target)
+            else:
+                host, _, port = self._target.rpartition(":")
+                answers, there = await asyncio.open_connection(host, int(port))
             self._writers.add(there)
             carriers = [
                 asyncio.create_task(self._carry(reader, there)),
