@@ -62,6 +62,11 @@ def load_settings(config: str, context: str) -> Settings:
     inline: dict[str, str] = {}
     if config:
         found, inline = _read(config)
+        if any(inline.values()):
+            # Inline and in files cannot be mixed within one origin; the environment's are another cluster's.
+            for name in ("etcdKeyFile", "etcdCertFile", "etcdCACertFile"):
+                environ.pop(_ENVIRONMENT[name], None)
+                environ.pop(f"CALICO_{_ENVIRONMENT[name]}", None)
         environ.update(found)
     elif Path(DEFAULT_FILE).is_file() and not any(environ.get(name) for name in _DATASTORE_VARIABLES):
         found, inline = _read(DEFAULT_FILE)

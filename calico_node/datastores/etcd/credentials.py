@@ -29,6 +29,7 @@ _SYSTEM_ROOTS = (
     "/etc/ssl/cert.pem",
 )
 _PROBE_TIME = 2.0
+_NO_TLS = "it does not speak TLS: the endpoint has to begin with http://"
 
 
 @frozen
@@ -170,9 +171,24 @@ async def connection_fault(endpoint: Endpoint, credentials: Credentials) -> str:
         return f"its certificate is not accepted ({_trust(credentials)}): {error.verify_message}"
     except ssl.SSLError as error:
         return _tls_words(error, credentials) if endpoint.secure else ""
+    except ConnectionError:
+        # etcd without TLS hangs up on a client that begins with it.
+        return _NO_TLS if endpoint.secure and await _speaks_http(endpoint) else ""
     except (OSError, TimeoutError):
         return ""
     return ""
+
+
+async def _speaks_http(endpoint: Endpoint) -> bool:
+    with suppress(OSError, TimeoutError):
+        async with asyncio.timeout(_PROBE_TIME):
+            reader, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
+            try:
+                writer.write(b"GET /version HTTP/1.0\r\n\r\n")
+                return (await reader.read(5)).startswith(b"HTTP/")
+            finally:
+                writer.close()
+    return False
 
 
 def _trust(credentials: Credentials) -> str:
@@ -189,5 +205,5 @@ def _tls_words(error: ssl.SSLError, credentials: Credentials) -> str:
             return f"it wants a client's certificate: {settings} are not set"
         return f"it refuses the client's certificate ({settings}): {reason.rpartition('alert ')[2]}"
     if reason in ("wrong version number", "record layer failure", "http request"):
-        return "it does not speak TLS: the endpoint has to begin with http://"
+        return _NO_TLS
     return reason

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -32,11 +32,18 @@ def etcdctl(endpoint: str, *arguments: str | bytes) -> str:
 
 
 class Etcd:
-    """One member; ``endpoint`` is ``address:port``, the data stay over a restart."""
+    """One member; ``endpoint`` is ``address:port``, the data stay over a restart.
 
-    def __init__(self, program: str, folder: Path) -> None:
+    ``options`` are etcd's own; ``scheme`` and ``health`` (whether to wait until it serves clients without a
+    certificate) are for servers with TLS.
+    """
+
+    def __init__(
+        self, program: str, folder: Path, options: Sequence[str] = (), *, scheme: str = "http", health: bool = True
+    ) -> None:
         self.endpoint = f"127.0.0.1:{free_port()}"
-        client, peer = f"http://{self.endpoint}", f"http://127.0.0.1:{free_port()}"
+        self._health = health
+        client, peer = f"{scheme}://{self.endpoint}", f"http://127.0.0.1:{free_port()}"
         self._folder = folder
         # etcd 3.4 takes a name and a port, and makes a socket called so in its working directory.
         self.socket = folder / "sock:0"
@@ -45,6 +52,7 @@ class Etcd:
             program, "--name", "test", "--data-dir", str(folder / "data"),
             "--listen-client-urls", f"{client},unix://{self.socket.name}", "--advertise-client-urls", client,
             "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", f"test={peer}",
+            *options,
         ]  # fmt: skip
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -54,6 +62,8 @@ class Etcd:
             self.process = subprocess.Popen(self._command, stdout=log, stderr=log, cwd=self._folder)
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline and self.process.poll() is None:
+            if not self._health and b"serving client requests" in self._log.read_bytes():
+                return
             try:
                 with urllib.request.urlopen(f"http://{self.endpoint}/health", timeout=1) as answer:
                     if b"true" in answer.read():

@@ -1,9 +1,9 @@
 """A cluster under faults while writers write and watchers watch, and the oracle that judges what they were told.
 
-What has to hold: a watcher's events come in the order of their revisions, none twice, none that nobody wrote, and none
-is missing but those of a reported relist; a write reported as done is there and at its revision, one reported as
-failed is not, ``OutcomeUnknown`` is either; of several swaps from one revision one wins; at the end what each watcher
-knows equals a linearizable read; and a lease that was kept alive in time is there.
+What has to hold: a watcher's events come in the order of their revisions, none twice, none that nobody wrote; none is
+missing but those of a reported relist; a write reported as done is there and at its revision, one reported as failed
+is not, ``OutcomeUnknown`` is either; of several swaps from one revision one wins; at the end what each watcher knows
+equals a linearizable read; and a lease that was kept alive in time is there.
 """
 
 from __future__ import annotations

@@ -8,13 +8,14 @@ from types import TracebackType
 
 
 class Forwarder:
-    """Listens on loopback for ``host:port`` or the path of a Unix socket; an async context manager.
+    """Listens on ``listen`` for ``host:port`` or the path of a Unix socket; an async context manager.
 
     ``hang()`` keeps every connection open, accepts new ones and carries nothing, as a partition does that no RST
     tells of; ``flow()`` ends that, with what was held back.  ``cut()`` resets all connections.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, listen: str = "127.0.0.1") -> None:
+        self._listen = listen
         self._target = target
         self.address = ""
         self._flowing = asyncio.Event()
@@ -24,8 +25,8 @@ class Forwarder:
         self._server: asyncio.Server | None = None
 
     async def __aenter__(self) -> Forwarder:
-        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", 0)
-        self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self._server = await asyncio.start_server(self._accepted, self._listen, 0)
+        self.address = f"{self._listen}:{self._server.sockets[0].getsockname()[1]}"
         return self
 
     async def __aexit__(

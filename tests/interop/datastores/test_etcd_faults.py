@@ -10,7 +10,7 @@ import pytest
 from tests.interop.datastores.cluster import Cluster
 from tests.interop.datastores.fault_run import Run
 
-SECONDS = 8.0
+SECONDS = 6.0
 LONGEST = 1.5
 
 
