@@ -10,7 +10,6 @@ from attrs import asdict
 
 from calico_node.addresses import canonical_cidr, ip_version
 from calico_node.errors import ValidationError
-from calico_node.kubernetes.names import parse_workload_endpoint_name
 from calico_node.model import (
     AllocationAttribute,
     AllocationBlock,
@@ -23,6 +22,7 @@ from calico_node.model import (
     WorkloadEndpoint,
     WorkloadEndpointKey,
 )
+from calico_node.resources.endpoint_names import parse_workload_endpoint_name
 from calico_node.syncer.policy_conversion import (
     NAMESPACE_LABEL,
     NAMESPACE_PREFIX,
