@@ -194,6 +194,8 @@ class Interest:
 
     prefixes: tuple[str, ...]
     processors: Mapping[str, Processor]
+    own_node: str = ""
+    """The one Node that is of interest, where others share its prefix; "" for all."""
 
 
 def interest(kind: SyncerKind, node_name: str) -> Interest:
@@ -206,11 +208,8 @@ def interest(kind: SyncerKind, node_name: str) -> Interest:
     if kind is SyncerKind.NODE_STATUS:
         return Interest((kind_prefix("CalicoNodeStatus"),), {k: p for k, p in _STATUS.items() if k in KINDS})
 
-    def own_node(name: ResourceName, resource: Any) -> Values:
-        return _raw(name, resource) if name.name == node_name else {}
-
     prefixes = (kind_prefix("IPPool"), f"{kind_prefix('Node')}{node_name}")
-    return Interest(prefixes, {"IPPool": _ip_pool, "Node": own_node})
+    return Interest(prefixes, {"IPPool": _ip_pool, "Node": _raw}, own_node=node_name)
 
 
 class Translator:
@@ -261,6 +260,8 @@ class Translator:
                 return key, {}
             processor = self._wanted.processors.get(name.kind)
             if processor is None or stored is None:
+                return str(name), {}
+            if self._wanted.own_node and name.kind == "Node" and name.name != self._wanted.own_node:
                 return str(name), {}
             try:
                 resource = read_resource(name.kind, stored)
@@ -325,12 +326,20 @@ def _ipam_values(key: str, stored: KeyValue | None) -> Values:
     if stored is None:
         return {}
     if key.startswith(IPAM_ASSIGNMENT):
+        # /calico/ipam/v2/assignment/ipv4/block/10.0.0.0-26
         block = endpoint_conversion.allocation_block(stored.value)
+        if block.cidr != _block_cidr(key):
+            # Else a document at a wrong key could stand in for another, sound block.
+            raise ValidationError("is not the CIDR that its key names", resource=key, field="cidr", value=block.cidr)
         return {BlockKey(block.cidr): block}
     # /calico/ipam/v2/host/<host>/ipv4/block/10.0.0.0-26
     host, _, rest = key.removeprefix(IPAM_HOST).partition("/")
-    _, slash, text = rest.partition("/block/")
     affinity = endpoint_conversion.block_affinity(stored.value)
-    if not slash or affinity is None:
+    if "/block/" not in rest or affinity is None:
         return {}
-    return {BlockAffinityKey(canonical_cidr("/".join(text.rsplit("-", 1))), host): affinity}
+    return {BlockAffinityKey(_block_cidr(key), host): affinity}
+
+
+def _block_cidr(key: str) -> str:
+    """The CIDR that a block's or affinity's key ends in (``…/block/10.0.0.0-26``).  Raises ``ValidationError``."""
+    return canonical_cidr("/".join(key.rpartition("/block/")[2].rsplit("-", 1)))

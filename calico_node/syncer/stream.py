@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
+from itertools import islice
 
 from calico_node.datastores.client import Client
 from calico_node.datastores.kv import EventType, KeyValue, KVEngine
@@ -63,7 +64,7 @@ class Buffer:
     def take(self, limit: int) -> tuple[Update, ...]:
         """The oldest pending updates, at most ``limit``; they count as delivered from now on."""
         taken = []
-        for key in list(self._pending)[:limit] if len(self._pending) > limit else list(self._pending):
+        for key in list(islice(self._pending, limit)):
             update = self._pending.pop(key)
             if update.value is None:
                 self._delivered.pop(key, None)

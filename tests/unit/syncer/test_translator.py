@@ -357,3 +357,52 @@ def test_nesting_beyond_measure_costs_the_object_alone(levels: int, where: str) 
     view.set(key, value)
     view.set(resource_key("GlobalNetworkPolicy", "flat"), document("GlobalNetworkPolicy", "flat", {}))
     assert PolicyKey("GlobalNetworkPolicy", "", "flat") in view.values
+
+
+BLOCKS = "/calico/ipam/v2/assignment/ipv4/block/"
+
+
+def test_a_block_at_the_key_of_another_takes_nobodys_place() -> None:
+    view = View()
+    view.set(f"{BLOCKS}10.0.1.0-26", b'{"cidr":"10.0.1.0/26","affinity":"host:n2"}')
+    view.set(f"{BLOCKS}10.0.0.0-26", b'{"cidr":"10.0.1.0/26","affinity":"host:n1"}')
+    assert view.values == {BlockKey("10.0.1.0/26"): AllocationBlock("10.0.1.0/26", "host:n2")}
+    assert [title for title, _ in view.rejections] == [f"{BLOCKS}10.0.0.0-26"]
+    view.set(f"{BLOCKS}10.0.0.0-26", b'{"cidr":"10.0.0.0/26"}')
+    assert view.rejections[-1] == (f"{BLOCKS}10.0.0.0-26", None)
+    assert view.values.keys() == {BlockKey("10.0.0.0/26"), BlockKey("10.0.1.0/26")}
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        {"allocations": [0], "attributes": []},
+        {"allocations": [-1], "attributes": [{}]},
+        {"allocations": [None] * 5},
+        {"attributes": [{"handle_id": ["h"]}]},
+        {"attributes": [{"releasedAt": 7}]},
+    ],
+)
+def test_a_block_whose_parts_do_not_fit_is_left_out(rest: dict[str, Any]) -> None:
+    view = View()
+    view.set(f"{BLOCKS}10.0.0.0-30", json.dumps({"cidr": "10.0.0.0/30", **rest}).encode())
+    assert view.values == {}
+    assert [title for title, _ in view.rejections] == [f"{BLOCKS}10.0.0.0-30"]
+
+
+def test_numbers_of_64_bits_and_null_lists_of_a_block() -> None:
+    view = View()
+    document = (
+        b'{"cidr":"10.0.0.0/30","affinity":null,"allocations":null,"unallocated":null,"attributes":null,'
+        b'"sequenceNumber":18446744073709551615,"sequenceNumberForAllocation":null,"deleted":false}'
+    )
+    view.set(f"{BLOCKS}10.0.0.0-30", document)
+    assert view.values == {BlockKey("10.0.0.0/30"): AllocationBlock("10.0.0.0/30")}
+
+
+def test_the_tunnel_stream_is_not_concerned_with_nodes_of_a_longer_name() -> None:
+    view = View(SyncerKind.TUNNEL_IP_ALLOCATION)
+    view.set(resource_key("Node", "n10"), b"no document at all")
+    view.put("Node", "n1", {})
+    assert view.values.keys() == {ResourceKey("Node", "", "n1")}
+    assert view.rejections == []
