@@ -54,6 +54,9 @@ _RECONNECT = [
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 2000),
 ]
+# gRPC refuses answers above 4 MiB, and asking again brings the same one again: a page of large objects, or what a
+# watch has to catch up with after a burst, would never get through.  Calico's etcd client has no limit either.
+_ANSWERS = [("grpc.max_receive_message_length", -1)]
 
 
 @frozen
@@ -93,7 +96,7 @@ class EtcdEngine:
         self._credentials = credentials or Credentials()
         tls = self._credentials
         manager = ConnectionManager(list(endpoints))
-        manager.grpc_options += _RECONNECT
+        manager.grpc_options += [*_RECONNECT, *_ANSWERS]
         if endpoints[0].startswith("unix:"):
             manager.target = endpoints[0]
         self._channel = manager.get_channel(
