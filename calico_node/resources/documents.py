@@ -93,7 +93,7 @@ def load_documents(text: str | bytes, source: str) -> list[Document]:
         where = f"{source}, line {mark.line + 1}, column {mark.column + 1}" if mark else source
         problem = error.problem or error.context or ""
         if "nesting depth" in problem:
-            # libyaml since 0.2.6 has a limit of its own, met while it looks ahead.
+            # Some releases of libyaml have a limit of their own, met while they look ahead.
             problem = f"nested more than {MAX_DEPTH} levels deep"
         raise ValidationError(f"malformed YAML: {problem}", origin=where) from None
     except (yaml.YAMLError, UnicodeError, RecursionError) as error:

@@ -91,7 +91,7 @@ class StatusReports:
             del self._states[identity]
         else:
             self._states[identity] = state
-        if self._settings is not None:
+        if self._settings is not None and self._settings.endpoints:
             self._pending[self._path(identity, self._settings.region)] = _document(state)
             self._changed.set()
             self._changed = anyio.Event()

@@ -27,7 +27,7 @@ NUDGE = document("GlobalNetworkSet", "nudge", spec={"nets": []})
 @contextmanager
 def lost(world: World, key: str) -> Iterator[None]:
     """What is stored at ``key`` is not there, whatever the client's checks would say of that."""
-    environ = dict(re.findall(r"export (\w+)=(\S+)", world.command.ok("env")))
+    environ = dict(re.findall(r"^export (\w+)=(\S+);$", world.command.ok("env"), re.MULTILINE))
 
     async def swap(value: bytes | None) -> bytes | None:
         async with open_client(Settings.load(environ)) as client:

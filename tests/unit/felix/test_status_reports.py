@@ -45,7 +45,8 @@ async def running(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *documents: Any, recorder: Recorder | None = None
 ) -> AsyncIterator[tuple[World, EmbeddedEngine]]:
     async with world(tmp_path, monkeypatch, "cali1", recorder=recorder) as one:
-        await one.reached(await one.apply(TIER, NODE, *documents, READY))
+        # The documents first: felix takes nothing up before ClusterInformation, which a Node brings along too.
+        await one.reached(await one.apply(*documents, READY, TIER, NODE))
         yield one, one.client.kv
 
 
