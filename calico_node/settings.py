@@ -43,7 +43,8 @@ class Settings:
     """All paths hang on ``run_dir`` (CALICO_RUN_DIR) and ``state_dir`` (CALICO_STATE_DIR).
 
     ``environ`` is the whole environment, for the parameters that components read themselves (FELIX_*, IP, AS, …).
-    ``datastore_reason`` says in words why ``datastore_type`` was chosen.
+    ``datastore_reason`` says in words why ``datastore_type`` was chosen.  ``etcd_inline`` is the PEM that a
+    CalicoAPIConfig gives itself (etcdCACert, etcdCert, etcdKey).
     """
 
     node_name: str
@@ -53,6 +54,8 @@ class Settings:
     datastore_reason: str
     datastore_path: Path
     etcd_endpoints: tuple[str, ...] = ()
+    etcd_discovery_srv: str = ""
+    etcd_inline: Mapping[str, str] = field(factory=dict, repr=False)
     components: tuple[str, ...] = DEFAULT_COMPONENTS
     dataplane: str = "nftables"
     log_level: str = "info"
@@ -69,7 +72,7 @@ class Settings:
         return self.run_dir / "cni.sock"
 
     @classmethod
-    def load(cls, environ: Mapping[str, str] | None = None) -> Settings:
+    def load(cls, environ: Mapping[str, str] | None = None, etcd_inline: Mapping[str, str] | None = None) -> Settings:
         """Settings from ``environ`` (default ``os.environ``).  Raises ``SettingsError`` naming the variable."""
         env = dict(os.environ if environ is None else environ)
         state_dir = Path(env.get("CALICO_STATE_DIR") or "/var/lib/calico")
@@ -85,6 +88,8 @@ class Settings:
             datastore_reason=reason,
             datastore_path=Path(env.get("CALICO_DATASTORE_PATH") or state_dir / "datastore.db"),
             etcd_endpoints=tuple(part.strip() for part in endpoints.split(",") if part.strip()),
+            etcd_discovery_srv=_etcd_discovery_srv(env),
+            etcd_inline=dict(etcd_inline or {}),
             components=tuple(part.strip() for part in components.split(",") if part.strip()) or DEFAULT_COMPONENTS,
             dataplane=env.get("CALICO_DATAPLANE") or "nftables",
             log_level=(env.get("FELIX_LOGSEVERITYSCREEN") or env.get("CALICO_LOG_LEVEL") or "info").lower(),
@@ -110,6 +115,10 @@ def _node_name(env: Mapping[str, str], state_dir: Path) -> str:
     return (env.get("HOSTNAME", "").strip() or socket.gethostname()).lower()
 
 
+def _etcd_discovery_srv(env: Mapping[str, str]) -> str:
+    return (env.get("CALICO_ETCD_DISCOVERY_SRV") or env.get("ETCD_DISCOVERY_SRV") or "").strip()
+
+
 def _datastore_type(env: Mapping[str, str]) -> tuple[str, str]:
     explicit = (env.get("CALICO_DATASTORE_TYPE") or env.get("DATASTORE_TYPE") or "").strip()
     if explicit:
@@ -123,4 +132,6 @@ def _datastore_type(env: Mapping[str, str]) -> tuple[str, str]:
     for name in ("KUBECONFIG", "KUBERNETES_SERVICE_HOST"):
         if env.get(name):
             return "kubernetes", f"{name} is set"
+    if _etcd_discovery_srv(env):
+        return "etcdv3", "ETCD_DISCOVERY_SRV is set"
     return "embedded", "neither ETCD_ENDPOINTS nor a Kubernetes configuration is set"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -19,6 +20,15 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def etcdctl(endpoint: str, *arguments: str | bytes) -> str:
+    """What the real client says; it fails the test when it fails."""
+    command = [b"etcdctl", b"--endpoints", endpoint.encode()]
+    command += [item if isinstance(item, bytes) else item.encode() for item in arguments]
+    result = subprocess.run(command, capture_output=True, env={**os.environ, "ETCDCTL_API": "3"}, timeout=20)
+    assert result.returncode == 0, result.stderr.decode()
+    return result.stdout.decode(errors="replace")
 
 
 class Etcd:
