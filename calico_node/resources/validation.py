@@ -28,15 +28,29 @@ def validate(resource: Resource, *, origin: str = "") -> None:
 
 def check_struct(value: Struct) -> None:
     """The declared checks of an object and all below it.  Raises ``Fault``."""
-    for name, plan in plan_of(type(value)).items():
-        item = getattr(value, plan.attribute)
+    cls = type(value)
+    for plan in _CHECKED.get(cls) or _checked(cls):
         try:
-            _check_member(plan, item)
+            _check_member(plan, getattr(value, plan.attribute))
         except Fault as fault:
-            raise fault.under(name) from None
+            raise fault.under(plan.name) from None
     whole = value.fault()
     if whole:
         raise whole
+
+
+_CHECKED: dict[type[Struct], tuple[Plan, ...]] = {}
+
+
+def _checked(cls: type[Struct]) -> tuple[Plan, ...]:
+    """The members that may have to be refused; most of them are scalars that may hold anything of their type."""
+    plans = []
+    for plan in plan_of(cls).values():
+        member = plan.member
+        limited = member.required or member.check or member.each or member.limit is not None
+        if limited or member.shape is not None or member.codec is not None or plan.element is not None:
+            plans.append(plan)
+    return _CHECKED.setdefault(cls, tuple(plans))
 
 
 def _check_member(plan: Plan, item: Any) -> None:
