@@ -19,7 +19,7 @@ from calico_node.datastores.kv import EventType, KeyValue, KVEngine
 from calico_node.datastores.names import resource_key
 from calico_node.errors import Compacted, DatastoreError
 from calico_node.model import Key, SyncBatch, SyncStatus, Update
-from calico_node.syncer.processors import OnRejected, SyncerKind, Translator, interest
+from calico_node.syncer.processors import Interest, OnRejected, SyncerKind, Translator, interest
 
 _log = logging.getLogger(__name__)
 
@@ -101,12 +101,10 @@ class _Stream:
     def __init__(
         self,
         kv: KVEngine,
-        kind: SyncerKind,
-        node_name: str,
+        wanted: Interest,
         on_rejected: OnRejected | None,
         clock: Callable[[], float],
     ) -> None:
-        wanted = interest(kind, node_name)
         self._kv = kv
         self._clock = clock
         self._translator = Translator(wanted, on_rejected)
@@ -257,6 +255,7 @@ async def stream(
     kind: SyncerKind,
     *,
     node_name: str,
+    use_pod_cidr: bool = False,
     on_rejected: OnRejected | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> AsyncGenerator[SyncBatch, None]:
@@ -266,9 +265,9 @@ async def stream(
     says which datastore revision the consumer reflects once it has applied it, also when nothing it watches has
     changed.  A datastore that is lost is waited for: nothing is raised, the status falls back to
     WAIT_FOR_DATASTORE only after a long loss.  Stored objects that cannot be used count as absent, with one warning;
-    ``on_rejected`` hears of them.  Close the generator (``aclosing``) to end its tasks.
+    ``on_rejected`` hears of them.  ``use_pod_cidr`` is the setting USE_POD_CIDR.  Close the generator (``aclosing``) to end its tasks.
     """
-    state = _Stream(client.kv, kind, node_name, on_rejected, clock)
+    state = _Stream(client.kv, interest(kind, node_name, use_pod_cidr=use_pod_cidr), on_rejected, clock)
     tasks = [asyncio.create_task(state.follow(source)) for source in state.sources]
     for task in tasks:
         task.add_done_callback(state.ended)
