@@ -30,13 +30,22 @@ def check_struct(value: Struct) -> None:
     """The declared checks of an object and all below it.  Raises ``Fault``."""
     cls = type(value)
     for plan in _CHECKED.get(cls) or _checked(cls):
+        item = getattr(value, plan.attribute)
+        if not item and _may_be_absent(plan, item):
+            continue
         try:
-            _check_member(plan, getattr(value, plan.attribute))
+            _check_member(plan, item)
         except Fault as fault:
             raise fault.under(plan.name) from None
     whole = value.fault()
     if whole:
         raise whole
+
+
+def _may_be_absent(plan: Plan, item: Any) -> bool:
+    """Of a false ``item``: whether it is None, "" or an empty list, where nothing asks for more."""
+    member = plan.member
+    return not member.required and (item is None or item == "" or (item == [] and member.check is None))
 
 
 _CHECKED: dict[type[Struct], tuple[Plan, ...]] = {}

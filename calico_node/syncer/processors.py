@@ -320,7 +320,7 @@ class Translator:
         if values:
             self._given[stored_key] = values
         changes: list[tuple[Key, object | None]] = []
-        for key in old.keys() - values.keys():
+        for key in old.keys() - values.keys() if old.keys() != values.keys() else ():
             rivals = self._rivals.get(key, set())
             rivals.discard(stored_key)
             if self._holders[key] != stored_key:

@@ -265,7 +265,8 @@ async def stream(
     says which datastore revision the consumer reflects once it has applied it, also when nothing it watches has
     changed.  A datastore that is lost is waited for: nothing is raised, the status falls back to
     WAIT_FOR_DATASTORE only after a long loss.  Stored objects that cannot be used count as absent, with one warning;
-    ``on_rejected`` hears of them.  ``use_pod_cidr`` is the setting USE_POD_CIDR.  Close the generator (``aclosing``) to end its tasks.
+    ``on_rejected`` hears of them.  ``use_pod_cidr`` is the setting USE_POD_CIDR.  Close the generator (``aclosing``)
+    to end its tasks.
     """
     state = _Stream(client.kv, interest(kind, node_name, use_pod_cidr=use_pod_cidr), on_rejected, clock)
     tasks = [asyncio.create_task(state.follow(source)) for source in state.sources]

@@ -10,6 +10,7 @@ handled a second, the reader's processor time in percent of a core, and the long
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import re
 import subprocess
@@ -189,6 +190,7 @@ if __name__ == "__main__":
     if role == "write":
         asyncio.run(write(sys.argv[2], *map(int, sys.argv[3:6])))
     elif role in ("read_bare", "read_stream"):
+        gc.set_threshold(5_000, 5, 1_000_000)  # as the agent does
         asyncio.run(globals()[role](sys.argv[2]))
     else:
         given = [int(text) for text in sys.argv[1:]]
