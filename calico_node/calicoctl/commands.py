@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calico_node.calicoctl import manifests
-from calico_node.calicoctl.config import load_settings
 from calico_node.calicoctl.connect import connect
-from calico_node.calicoctl.manifests import DEFAULT_AS_NUMBER, DEFAULT_NAMESPACE, InputError, Manifest
+from calico_node.calicoctl.errors import InputError
+from calico_node.calicoctl.manifests import DEFAULT_AS_NUMBER, DEFAULT_NAMESPACE, Manifest
 from calico_node.errors import (
     CalicoError,
     DatastoreError,
@@ -347,53 +347,6 @@ def _exported(resource: Any) -> Any:
     metadata.uid = metadata.resource_version = metadata.creation_timestamp = None
     metadata.deletion_timestamp = metadata.deletion_grace_period_seconds = None
     return resource
-
-
-def version(options: Options) -> int:
-    from calico_node.calicoctl.version import client_version, git_commit
-
-    print(f"Client Version:    {client_version()}")
-    print(f"Git commit:        {git_commit()}", flush=True)
-    if options["client_only"]:
-        return 0
-    interval = _interval(options["poll"])
-    try:
-        settings = load_settings(options["config"], options["context"])
-
-        async def run() -> None:
-            from calico_node.datastores import open_client
-
-            async with open_client(settings) as client:
-                shown = None
-                while True:
-                    spec = (await client.get("ClusterInformation", "default")).spec
-                    now = (spec.calico_version or "unknown", spec.cluster_type or "unknown")
-                    if now != shown:
-                        print(f"Cluster Version:   {now[0]}\nCluster Type:      {now[1]}", flush=True)
-                    if not interval:
-                        return
-                    shown = now
-                    await asyncio.sleep(interval)
-
-        asyncio.run(run())
-    except CalicoError as error:
-        raise CalicoError(f"unable to retrieve Cluster Version or Type: {error}") from None
-    return 0
-
-
-def _interval(text: str) -> float:
-    """Seconds of a duration such as ``10s``; 0 for none."""
-    if not text:
-        return 0.0
-    from calico_node.resources.scalars import duration_seconds
-
-    try:
-        seconds = duration_seconds(text)
-    except ValueError:
-        seconds = -1.0
-    if seconds < 0:
-        raise InputError(f"--poll = {text!r}: must be a duration, such as 10s")
-    return seconds
 
 
 # Shared

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from calico_node.calicoctl.manifests import InputError
+from calico_node.calicoctl.errors import InputError
 from calico_node.errors import ValidationError
 from calico_node.settings import Settings
 

@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 from attrs import frozen
 
+from calico_node.calicoctl.errors import InputError
 from calico_node.errors import CalicoError, ValidationError
 from calico_node.resources import KINDS, Document, Resource, apply_defaults, expand_lists, load_documents
 from calico_node.resources import validate as validate_resource
@@ -19,13 +20,6 @@ DEFAULT_NAMESPACE = "default"
 DEFAULT_AS_NUMBER = 64512
 MAX_INPUT = 1 << 26
 """Bytes that one file, or standard input, may have: more is a mistake (a device, an endless pipe)."""
-
-
-class InputError(CalicoError):
-    """What the user gave cannot be used."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(f"failed to execute command: {text}")
 
 
 @frozen

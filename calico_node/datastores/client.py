@@ -41,11 +41,10 @@ from calico_node.errors import (
     ValidationError,
 )
 from calico_node.resources import KINDS, apply_defaults, decode, encode, validate
+from calico_node.settings import CALICO_VERSION
 
 _log = logging.getLogger(__name__)
 
-CALICO_VERSION = "v3.33.0"
-"""The Calico release whose formats this project writes."""
 PAGE = 1000
 APPLY_TRIES = 5
 # Decoding a page at once would hold the event loop for too long.
@@ -367,7 +366,6 @@ def _now() -> str:
 
 
 __all__ = [
-    "CALICO_VERSION",
     "Client",
     "Compacted",
     "DatastoreError",

@@ -17,7 +17,7 @@ from attrs import define, field
 from calico_node.calicoctl.connect import connect
 from calico_node.calicoctl.datastore.export import KINDS_IN_ORDER, KINDS_WITH_ALL, check_document
 from calico_node.calicoctl.datastore.lock import set_ready
-from calico_node.calicoctl.manifests import InputError
+from calico_node.calicoctl.errors import InputError
 from calico_node.datastores import Client
 from calico_node.datastores.client import write_resource
 from calico_node.datastores.kv import Compare, CompareTarget, Put

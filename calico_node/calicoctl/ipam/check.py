@@ -15,10 +15,10 @@ from calico_node.addresses import parse_address
 from calico_node.calicoctl.connect import connect
 from calico_node.calicoctl.ipam.inventory import HandleRecord, Inventory, take_inventory
 from calico_node.calicoctl.snapshot import resources
-from calico_node.calicoctl.version import client_version
 from calico_node.errors import ResourceDoesNotExist, ValidationError
 from calico_node.ipam.blocks import WINDOWS_RESERVED_HANDLE, Attribute, Block
 from calico_node.ipam.pools import pool_of
+from calico_node.settings import CALICO_VERSION
 
 TOP_NODES = 20
 
@@ -254,7 +254,7 @@ def report(inventory: Inventory, findings: Findings) -> dict[str, Any]:
     """What ``-o`` writes: Calico's report, so that either tool can release from it."""
     spec = inventory.cluster.spec
     data: dict[str, Any] = {
-        "version": client_version(),
+        "version": CALICO_VERSION,
         "clusterGUID": spec.cluster_guid or "",
         "datastoreLocked": inventory.locked,
         "clusterInformationRevision": inventory.cluster.metadata.resource_version,

@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 from calico_node.calicoctl.config import load_settings
-from calico_node.calicoctl.manifests import InputError
+from calico_node.calicoctl.errors import InputError
 from calico_node.calicoctl.secrets import without_secrets
 from calico_node.errors import CalicoError
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -384,16 +385,40 @@ def test_version_polls(run: Run) -> None:
     run("apply", "-f", "node.yaml", files={"node.yaml": NODE})
     for wrong in ("x", "-1s", "1"):
         assert f"--poll = '{wrong}': must be a duration" in run("version", "--poll", wrong).err
-    watching = subprocess.Popen([*COMMAND, "version", "--poll=20ms"], stdout=subprocess.PIPE, text=True)
+    assert run("version", "--poll=0").status == 0
+    command = [*COMMAND, "version", "--poll=20ms"]
+    watching = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert watching.stdout is not None
+        assert watching.stderr is not None
         lines = [watching.stdout.readline() for _ in range(4)]
         set_cluster_version("v3.1.0")
-        lines += [watching.stdout.readline() for _ in range(2)]
+        assert watching.stdout.readline() == "Cluster Version:   v3.1.0\n"
+        cluster = replace_cluster()
+        assert watching.stderr.readline().startswith("unable to retrieve Cluster Version or Type: ")
+        replace_cluster(by=cluster)
+        assert [watching.stdout.readline() for _ in range(2)] == ["Cluster Version:   v3.1.0\n", lines[3]]
     finally:
         watching.kill()
-        watching.wait()
-    assert lines[4:] == ["Cluster Version:   v3.1.0\n", lines[3]]
+        watching.communicate()
+
+
+def test_a_poll_interrupted_ends_without_a_word(run: Run) -> None:
+    run("apply", "-f", "node.yaml", files={"node.yaml": NODE})
+    watching = subprocess.Popen(
+        [*COMMAND, "version", "--poll=1h"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Whatever started the tests may have ignored it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert watching.stdout is not None
+    for _ in range(4):
+        watching.stdout.readline()
+    watching.send_signal(signal.SIGINT)
+    out, err = watching.communicate(timeout=30)
+    assert (out, err.strip(), watching.returncode) == ("", "", 130)
 
 
 def test_a_cluster_of_another_version_is_refused_unless_allowed(run: Run) -> None:
@@ -422,6 +447,25 @@ def set_cluster_version(version: str) -> None:
     asyncio.run(change())
 
 
+def replace_cluster(by: bytes = b"") -> bytes:
+    """ClusterInformation's stored text, in the place of which there is ``by`` now, or nothing."""
+    import asyncio
+
+    from calico_node.datastores import open_client
+    from calico_node.datastores.kv import Delete, Put
+    from calico_node.datastores.names import resource_key
+    from calico_node.settings import Settings
+
+    async def change() -> bytes:
+        key = resource_key("ClusterInformation", "default")
+        async with open_client(Settings.load()) as client:
+            stored, _ = await client.kv.get(key)
+            await client.kv.txn([], [Put(key, by) if by else Delete(key)])
+            return stored.value if stored else b""
+
+    return asyncio.run(change())
+
+
 def test_the_real_executable_reads_standard_input(tmp_path: Path) -> None:
     environ = {"PATH": os.environ["PATH"], "CALICO_DATASTORE_PATH": str(tmp_path / "db")}
     applied = subprocess.run(
@@ -448,6 +492,7 @@ def test_commands_import_only_what_they_need(tmp_path: Path) -> None:
     environ = {"PATH": os.environ["PATH"], "CALICO_DATASTORE_PATH": str(tmp_path / "db")}
     subprocess.run([*COMMAND, "apply", "-f", "-"], input=POOL, text=True, env=environ, timeout=60, check=True)
     slow = {"yaml", "aiohttp", "etcd3aio", "rich", "grpc", "structlog"}
+    assert not imported_by("version", "--client", environ=environ) & {*slow, "asyncio", "orjson"}
     shown = imported_by("version", environ=environ)
     assert "orjson" in shown
     assert not shown & slow

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calico_node.calicoctl.datastore.restore import parse_export
+from calico_node.calicoctl.errors import InputError
 from calico_node.calicoctl.ipam.release import read_report
-from calico_node.calicoctl.manifests import InputError
 from calico_node.datastores import Client
 from calico_node.datastores.kv import KeyValue
 from calico_node.ipam import IPAM, AssignRequest, KVStore
