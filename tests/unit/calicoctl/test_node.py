@@ -8,6 +8,7 @@ import os
 import tarfile
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,9 +18,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from calico_node.calicoctl.node import bird
 from calico_node.calicoctl.node.checksystem import NEEDS, Kernel
 from calico_node.calicoctl.node.status import render
 from calico_node.calicoctl.secrets import MASK, mask_text, without_secrets
+from calico_node.errors import CalicoError
 from tests.unit.calicoctl.conftest import Run
 
 NOW = datetime.fromisoformat("2026-08-22T10:00:00+00:00")
@@ -57,7 +60,7 @@ def test_status_is_the_table_that_calico_prints() -> None:
     six = render({"bgp": {"extra": {"sessions": [session("Mesh_fd00__1", "fd00::1", "Idle", "?")]}}}, NOW)
     assert "IPv4 BGP status\nNo IPv4 peers found.\n\nIPv6 BGP status\n+--" in six
     assert "| fd00::1      | node-to-node mesh | start | ?     | Idle |" in six
-    assert render({"felix": {}}, NOW).endswith("\nThe BGP backend process (BIRD) is not running.\n")
+    assert render({"felix": {}}, NOW).endswith("\nThe BGP backend process (BIRD) is not running.\n\n")
 
 
 class _Agent(BaseHTTPRequestHandler):
@@ -280,3 +283,43 @@ def test_secrets_are_masked_and_what_points_to_them_is_not() -> None:
 @given(st.text(min_size=1, alphabet=st.characters(exclude_characters="/@", exclude_categories=["Z", "C"])))
 def test_no_password_of_an_address_is_left(password: str) -> None:
     assert mask_text(f"see http://me:{password}@host/path") == f"see http://{MASK}@host/path"
+
+
+BIRD = """\
+0001 BIRD v0.3.3+birdv1.6.8 ready.
+2002-name     proto    table    state  since       info
+1002-static1  Static   master   up     2016-11-21
+ kernel1  Kernel   master   up     2016-11-21
+ Mesh_172_17_8_102 BGP      master   up     2016-11-21  Established
+ Node_172_17_8_103 BGP      master   start  10:01:02    Connect       Socket: Connection refused
+ Global_172_17_8_104 BGP    master   down   10:01:03
+0000
+"""
+
+
+def test_the_answer_of_a_bird() -> None:
+    assert bird.parse(BIRD.splitlines(keepends=True), 4) == [
+        ("172.17.8.102", "node-to-node mesh", "up", "2016-11-21", "Established"),
+        ("172.17.8.103", "node specific", "start", "10:01:02", "Connect Socket: Connection refused"),
+        ("172.17.8.104", "global", "down", "10:01:03", ""),
+    ]
+    six = [" Mesh_fd80_24e2_f998_72d7__2 BGP master up 10:00 Established\n", "0000\n"]
+    assert bird.parse(six, 6)[0][0] == "fd80:24e2:f998:72d7::2"
+    for wrong in ("", "0001 ready\n", "2002-name x\n0000\n", "9001 syntax error\n"):
+        with pytest.raises(CalicoError, match="Error executing command: "):
+            bird.parse(wrong.splitlines(keepends=True), 4)
+
+
+@given(st.lists(st.text(max_size=40)))
+def test_any_answer_of_a_bird_is_read_or_refused(lines: list[str]) -> None:
+    with suppress(CalicoError):
+        bird.parse((f"{line}\n" for line in lines), 6)
+
+
+def test_what_runs_of_the_original(tmp_path: Path) -> None:
+    commands = (b"calico-node\0-felix\0", b"/x/bird6\0-s\0", b"calico-node\0run\0", b"", b"grep\0bird\0")
+    for pid, command in enumerate(commands):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "cmdline").write_bytes(command)
+    (tmp_path / "99").mkdir()
+    assert bird.running(tmp_path) == {"felix", "bird6"}
