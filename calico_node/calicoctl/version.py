@@ -6,14 +6,14 @@ import sys
 import time
 from typing import Any
 
-from calico_node.calicoctl.errors import InputError
+from calico_node.calicoctl.options import duration
 from calico_node.errors import CalicoError
 from calico_node.settings import CALICO_VERSION, Settings
 
 
 def version(options: dict[str, Any]) -> int:
     """Print the versions; with ``poll`` look again every so often, for ever, whatever goes wrong."""
-    interval = _interval(options["poll"])
+    interval = duration("--poll", options["poll"])
     print(f"Client Version:    {CALICO_VERSION}")
     print(f"Git commit:        {_git_commit()}", flush=True)
     if options["client_only"]:
@@ -64,21 +64,6 @@ def _git_commit() -> str:
         return f"calico-node-{installed('calico-node')}"
     except PackageNotFoundError:
         return "calico-node"
-
-
-def _interval(text: str) -> float:
-    """Seconds of a duration such as ``10s``; 0 for none."""
-    if not text:
-        return 0.0
-    from calico_node.resources.scalars import duration_seconds
-
-    try:
-        seconds = duration_seconds(text)
-    except ValueError:
-        seconds = -1.0
-    if seconds < 0:
-        raise InputError(f"--poll = {text!r}: must be a duration, such as 10s")
-    return seconds
 
 
 def check_version(cluster: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -205,6 +206,31 @@ def test_run_becomes_the_node(run: Run, monkeypatch: pytest.MonkeyPatch) -> None
     assert environ["CALICO_DATASTORE_PATH"] == os.environ["CALICO_DATASTORE_PATH"]
 
 
+def test_run_takes_the_options_of_a_container(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FELIX_LOGSEVERITYSCREEN", "error")
+    felix = "# ours\n[global]\nLogSeverityScreen = debug\nMetadataAddr: none\nRate = 5%\n"
+    arguments = ("--node-image=quay.io/x", "--init-system", "--log-dir=my logs", "--felix-config=felix.cfg")
+    shown = run("node", "run", "--dryrun", *arguments, files={"felix.cfg": felix})
+    assert shown.out == (
+        "CALICO_NETWORKING_BACKEND=bird FELIX_METADATAADDR=none FELIX_RATE=5% "
+        "calico-node run >>'my logs/calico-node.log' 2>&1\n"
+    )
+    assert shown.err.startswith("--node-image is passed over")
+    for text, said in (("x = 5", "no section headers"), ("[g]\nx", "parsing errors")):
+        refused = run("node", "run", "--felix-config=bad.cfg", files={"bad.cfg": text})
+        assert (refused.status, refused.out, refused.err.count("\n")) == (1, "", 1)
+        assert said in refused.err
+    assert "cannot read none.cfg: No such file" in run("node", "run", "--felix-config=none.cfg").err
+    assert run("node", "run", "--backend=gobgp").err == "Error executing command: unknown backend 'gobgp'\n"
+    assert "--log-dir: cannot write" in run("node", "run", "--log-dir=felix.cfg").err
+
+
+def test_run_wants_privileges(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    refused = run("node", "run")
+    assert (refused.err, refused.status) == ("Need super user privileges: Operation not permitted\n", 1)
+
+
 # diagnostics
 
 WORLD = """\
@@ -266,6 +292,20 @@ def test_cluster_diags(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     refused = run("cluster", "diags")
     assert refused.status == 1
     assert "/proc/none" in refused.err
+
+
+def test_cluster_diags_takes_the_options_about_logs(run: Run, tmp_path: Path) -> None:
+    run("apply", "-f", "w.yaml", files={"w.yaml": WORLD})
+    done = run("cluster", "diags", "--since=2h", "--max-logs=3", "--focus-nodes=n1", "--skip-temp-dir-cleanup")
+    assert done.status == 0
+    assert done.err.startswith("--since, --max-logs, --focus-nodes: no host's logs are collected here")
+    folder = Path(done.out.rpartition("Diags saved to ")[2].strip()).parent
+    assert (folder / "diagnostics/datastore/bgppeers.yaml").is_file()
+    shutil.rmtree(folder)
+    for wrong in ("--since=2", "--max-logs=x", "--max-parallelism=-1"):
+        refused = run("cluster", "diags", wrong)
+        assert (refused.status, refused.out) == (1, "")
+        assert "must be a " in refused.err
 
 
 def test_secrets_are_masked_and_what_points_to_them_is_not() -> None:
