@@ -35,7 +35,7 @@ def launch(options: dict[str, Any]) -> int:
     given |= {
         name: value
         for name, value in settings.environ.items()
-        if name.startswith(("DATASTORE_TYPE", "ETCD_")) and os.environ.get(name) != value
+        if name.startswith(("DATASTORE_TYPE", "ETCD_")) and os.environ.get(name, "") != value
     }
     if options["felix_config"]:
         # As in felix: the environment goes before the file.

@@ -318,10 +318,36 @@ def test_config_file(run: Run, tmp_path: Path) -> None:
         (head.replace("CalicoAPIConfig", "Config"), "expected kind 'CalicoAPIConfig', got 'Config'"),
         (head.replace("/v3", "/v9"), "unknown APIVersion 'projectcalico.org/v9'"),
         ("{", "malformed YAML"),
+        ("", "must hold one CalicoAPIConfig document"),
+        (head.replace("apiVersion", "#"), "unknown APIVersion ''"),
+        (head + "sepc: {}", "not recognized or is in the wrong location: sepc"),
+        (head + "spec: [x]", "spec must be an object"),
+        (head + "spec: {etcdEndpoints: [http://h:1]}", "etcdEndpoints = ['http://h:1']: must be text"),
+        (head + "spec: {etcdPassword: 5}", "etcdPassword = 5: must be text"),
+        (head + "spec: {usePodCIDR: 'yes'}", "usePodCIDR = 'yes': must be true or false"),
+        (head + "spec: {k8sClientBurst: true}", "k8sClientBurst = True: must be a whole number"),
     ):
         bad = run("get", "nodes", "-c", "c.cfg", files={"c.cfg": text})
         assert bad.status == 1
         assert reason in bad.err
+    assert (
+        run("get", "nodes", "-c", "none.cfg").err
+        == "failed to execute command: Error reading config file: none.cfg\n"
+    )
+
+
+def test_the_environment_adds_nothing_to_a_config_file(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    head = "apiVersion: projectcalico.org/v3\nkind: CalicoAPIConfig\n"
+    monkeypatch.setenv("DATASTORE_TYPE", "nonsense")
+    monkeypatch.setenv("CALICO_ETCD_ENDPOINTS", "http://127.0.0.1:1")
+    monkeypatch.setenv("ETCD_CA_CERT_FILE", "/none")
+    assert run("get", "nodes").status == 1
+    good = run("get", "nodes", "-c", "c.cfg", files={"c.cfg": head + "spec: {datastoreType: embedded}"})
+    assert (good.err, good.status) == ("", 0)
+    shown = run(
+        "node", "run", "--dryrun", "-c", "d.cfg", files={"d.cfg": head + "spec: {etcdEndpoints: 'http://h:1'}"}
+    )
+    assert "DATASTORE_TYPE='' ETCD_CA_CERT_FILE='' ETCD_ENDPOINTS=http://h:1 calico-node run" in shown.out
 
 
 def test_patch_merges_and_checks(run: Run) -> None:
