@@ -268,6 +268,8 @@ def get(options: Options) -> int:
 
         check_headings(listing_of.kind, format_.columns)
     targets = [] if listing_of else _targets(options, required_names=False)
+    if not (listing_of or targets):
+        return 0
 
     async def run() -> tuple[list[Any], list[CalicoError], int | None]:
         async with connect(options) as client:
@@ -353,10 +355,12 @@ def _exported(resource: Any) -> Any:
 
 
 def _read_input(options: Options) -> list[Manifest]:
-    items = manifests.read(options["filename"], namespace=options["namespace"], recursive=options["recursive"])
-    if not items and not options["skip_empty"]:
-        raise CalicoError("No resources specified")
-    return items
+    return manifests.read(
+        options["filename"],
+        namespace=options["namespace"],
+        recursive=options["recursive"],
+        skip_empty=options["skip_empty"],
+    )
 
 
 def find_kind(name: str) -> KindInfo:
@@ -382,10 +386,12 @@ def _targets(options: Options, *, required_names: bool) -> list[tuple[str, str, 
         if options["kind"]:
             raise InputError("give either -f or KIND and NAME")
         items = manifests.read(
-            options["filename"], namespace=options["namespace"], recursive=options["recursive"], check=False
+            options["filename"],
+            namespace=options["namespace"],
+            recursive=options["recursive"],
+            check=False,
+            skip_empty=options["skip_empty"],
         )
-        if not items and not options["skip_empty"]:
-            raise CalicoError("No resources specified")
         return [(item.resource.kind, _name(item), item.resource.metadata.namespace) for item in items]
     if not options["kind"]:
         raise InputError("give -f FILE, or KIND and NAME")

@@ -290,8 +290,44 @@ def test_folders(run: Run) -> None:
     assert run("apply", "-f", "d", files=files).out == "Successfully applied 2 resource(s)\n"
     assert run("apply", "-R", "-f", "d").out == "Successfully applied 3 resource(s)\n"
     empty = run("apply", "-f", "none", files={"none/readme.txt": ""})
-    assert (empty.err, empty.status) == ("No resources specified\n", 1)
+    assert (empty.err, empty.status) == ("No resources specified in directory none\n", 1)
     assert run("apply", "-f", "none", "--skip-empty").status == 0
+
+
+def test_each_file_holds_something_unless_told(run: Run) -> None:
+    files = {"d/1.yaml": POOL, "d/2.yaml": "# nothing yet\n---\n", "empty.yaml": ""}
+    for filename, place in (("empty.yaml", "file empty.yaml"), ("d", "file d/2.yaml"), (".git", "directory .git")):
+        Path(".git").mkdir(exist_ok=True)
+        refused = run("apply", "-f", filename, files=files)
+        assert (refused.out, refused.err, refused.status) == ("", f"No resources specified in {place}\n", 1)
+    assert run("apply", "-f", "d", "--skip-empty").out == "Successfully applied 1 'IPPool' resource(s)\n"
+    skipped = run("apply", "-f", "empty.yaml", "--skip-empty")
+    assert (skipped.out, skipped.err, skipped.status) == ("No resources specified\n", "", 0)
+    assert run("get", "-f", "empty.yaml", "--skip-empty", "-o", "yaml").out == "No resources specified\n"
+
+
+def test_links_in_folders(run: Run) -> None:
+    run("validate", "-f", "d", files={"d/sub/1.yaml": POOL})
+    Path("d/sub/up").symlink_to("..")
+    assert run("apply", "-f", "d", "-R").out == "Successfully applied 1 'IPPool' resource(s)\n"
+    Path("d/self.yaml").symlink_to("self.yaml")
+    refused = run("apply", "-f", "d", "-R")
+    assert (refused.status, refused.err.count("\n")) == (1, 1)
+    assert "cannot read d/self.yaml: Too many levels of symbolic links" in refused.err
+
+
+def test_the_forms_of_a_file(run: Run) -> None:
+    node = {"apiVersion": "projectcalico.org/v3", "kind": "Node", "metadata": {"name": "n"}}
+    for name, text, count in (
+        ("crlf.yaml", POOL.replace("\n", "\r\n"), 1),
+        ("bom.yaml", "\ufeff" + POOL, 1),
+        ("gaps.yaml", f"---\n{POOL}---\n---\n# a comment\n---\n{NODE}---\n", 2),
+        ("list.json", json.dumps([node, {**node, "metadata": {"name": "m"}}]), 2),
+        ("kind.json", json.dumps({"apiVersion": "projectcalico.org/v3", "kind": "NodeList", "items": [node]}), 1),
+    ):
+        done = run("apply", "-f", name, files={name: text})
+        assert (done.err, done.status) == ("", 0), name
+        assert done.out.startswith(f"Successfully applied {count} "), name
 
 
 def test_input_without_end_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
