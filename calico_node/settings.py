@@ -15,6 +15,8 @@ from attrs import field, frozen
 
 from calico_node.errors import SettingsError
 
+CALICO_VERSION = "v3.33.0"
+"""The Calico release whose formats this project writes."""
 DEFAULT_COMPONENTS = ("felix", "bgp", "ipam", "cni")
 
 

@@ -42,11 +42,10 @@ from calico_node.errors import (
     ValidationError,
 )
 from calico_node.resources import KINDS, apply_defaults, decode, encode, validate
+from calico_node.settings import CALICO_VERSION
 
 _log = logging.getLogger(__name__)
 
-CALICO_VERSION = "v3.33.0"
-"""The Calico release whose formats this project writes."""
 PAGE = 1000
 APPLY_TRIES = 5
 LIST_TRIES = 5
@@ -420,7 +419,6 @@ def _now() -> str:
 
 
 __all__ = [
-    "CALICO_VERSION",
     "Client",
     "Compacted",
     "DatastoreError",
