@@ -365,7 +365,7 @@ def _felix_configuration(resource: Any) -> None:
         _apply(
             checks.all_of(checks.at_most_long(46), checks.dns_label), spec.openstack_region, "spec.openstackRegion"
         )
-    for interface in spec.bpf_log_filters:
+    for interface in spec.bpf_log_filters or {}:
         _apply(checks.interface, interface, "spec.bpfLogFilters")
 
 
