@@ -12,6 +12,7 @@ import enum
 import logging
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
@@ -248,15 +249,22 @@ class Client:
             annotations=bare.metadata.annotations,
         )
         for attempt in range(1, APPLY_TRIES + 1):
-            if not wanted_version:
-                try:
-                    return await self.create(bare)
-                except (ResourceAlreadyExists, OperationNotSupported):
-                    pass
+            try:
+                if not wanted_version:
+                    with suppress(ResourceAlreadyExists, OperationNotSupported):
+                        return await self.create(bare)
+            except OutcomeUnknown:
+                # Once more does no harm: whichever of the two is carried out last, the content is the same.
+                if attempt > 1:
+                    raise
+                continue
             try:
                 return await self._overwrite(bare, wanted_version)
             except (UpdateConflict, ResourceDoesNotExist):
                 if wanted_version or attempt == APPLY_TRIES:
+                    raise
+            except OutcomeUnknown:
+                if wanted_version or attempt > 1:
                     raise
             await asyncio.sleep(_APPLY_PAUSE * attempt)
         raise AssertionError("unreachable")

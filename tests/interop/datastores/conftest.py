@@ -72,6 +72,10 @@ class Etcd:
                 time.sleep(0.05)
         pytest.fail(f"etcd did not start: {self._log.read_text()[-2000:]}")
 
+    def wipe(self) -> None:
+        """Its data are lost; the next start makes a fresh one."""
+        shutil.rmtree(self._folder / "data")
+
     def stop(self) -> None:
         if self.process is not None:
             self.process.kill()

@@ -11,15 +11,16 @@ class Forwarder:
     """Listens on ``listen`` for ``host:port`` or the path of a Unix socket; an async context manager.
 
     ``hang()`` keeps every connection open, accepts new ones and carries nothing, as a partition does that no RST
-    tells of; ``flow()`` ends that, with what was held back.  ``cut()`` resets all connections.
+    tells of; ``hold_answers()`` carries what clients say, and nothing back; ``flow()`` ends either, and carries what
+    was held back.  ``cut()`` resets all connections.
     """
 
     def __init__(self, target: str, listen: str = "127.0.0.1") -> None:
         self._listen = listen
         self._target = target
         self.address = ""
-        self._flowing = asyncio.Event()
-        self._flowing.set()
+        self._flowing, self._answering = asyncio.Event(), asyncio.Event()
+        self.flow()
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
@@ -41,9 +42,14 @@ class Forwarder:
 
     def hang(self) -> None:
         self._flowing.clear()
+        self._answering.clear()
+
+    def hold_answers(self) -> None:
+        self._answering.clear()
 
     def flow(self) -> None:
         self._flowing.set()
+        self._answering.set()
 
     def cut(self) -> None:
         for writer in self._writers:
@@ -67,8 +73,8 @@ class Forwarder:
                 answers, there = await asyncio.open_connection(host, int(port))
             self._writers.add(there)
             carriers = [
-                asyncio.create_task(self._carry(reader, there)),
-                asyncio.create_task(self._carry(answers, writer)),
+                asyncio.create_task(self._carry(reader, there, self._flowing)),
+                asyncio.create_task(self._carry(answers, writer, self._answering)),
             ]
             await asyncio.wait(carriers, return_when=asyncio.FIRST_COMPLETED)
         except OSError:
@@ -80,9 +86,9 @@ class Forwarder:
                 end.transport.abort()
                 self._writers.discard(end)
 
-    async def _carry(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    async def _carry(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, gate: asyncio.Event) -> None:
         with suppress(OSError):
             while content := await source.read(1 << 16):
-                await self._flowing.wait()
+                await gate.wait()
                 sink.write(content)
                 await sink.drain()

@@ -34,6 +34,11 @@ async def client(etcd: str, anyio_backend: str) -> AsyncIterator[Client]:
     await engine.close()
 
 
+async def follow(consumer: Consumer) -> None:
+    async for batch in consumer.source:
+        consumer.apply(batch)
+
+
 async def test_changes_and_progress(client: Client) -> None:
     async with aclosing(stream(client, SyncerKind.FELIX, node_name="n1")) as source:
         consumer = Consumer(source)
@@ -66,6 +71,32 @@ async def test_a_server_that_comes_back(client: Client, etcd_server: Etcd) -> No
         assert NetworkSetKey("b") in consumer.values
         assert consumer.statuses[-1] is SyncStatus.IN_SYNC
         await writer.kv.close()
+
+
+async def test_a_server_whose_data_are_lost(etcd_server: Etcd, anyio_backend: str) -> None:
+    """What is in force stays until somebody has set the new datastore up; then the new one counts."""
+    client = Client(EtcdEngine([etcd_server.endpoint]))
+    await client.ensure_initialized()
+    await client.apply(network_set("old", "10.0.0.0/8"))
+    async with aclosing(stream(client, SyncerKind.FELIX, node_name="n1")) as source:
+        consumer = Consumer(source)
+        await consumer.until(1)
+        assert NetworkSetKey("old") in consumer.values
+        await asyncio.to_thread(etcd_server.stop)
+        etcd_server.wipe()
+        await asyncio.to_thread(etcd_server.start)
+        following = asyncio.create_task(follow(consumer))
+        await asyncio.sleep(1.5)
+        assert NetworkSetKey("old") in consumer.values
+        await client.ensure_initialized()
+        await client.apply(network_set("new", "10.0.0.0/8"))
+        async with asyncio.timeout(10):
+            while NetworkSetKey("new") not in consumer.values:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert NetworkSetKey("old") not in consumer.values
+        following.cancel()
+        await asyncio.wait({following})
+    await client.kv.close()
 
 
 async def test_a_server_that_was_away_for_long_is_found_at_once(client: Client, etcd_server: Etcd) -> None:
