@@ -31,6 +31,7 @@ from calico_node.datastores.kv import (
     KVEngine,
     Put,
 )
+from calico_node.datastores.left_out import LeftOut
 from calico_node.datastores.names import ResourceName, kind_prefix, parse_resource_key, resource_key
 from calico_node.errors import (
     Compacted,
@@ -102,7 +103,8 @@ class Client:
     kv: KVEngine
     on_node_delete: list[CascadeHook] = field(factory=list, repr=False)
     on_pool_delete: list[CascadeHook] = field(factory=list, repr=False)
-    _left_out: dict[str, int] = field(factory=dict, init=False, repr=False)
+    left_out: LeftOut = field(factory=LeftOut, init=False, repr=False)
+    """What the last lists could not read."""
 
     # Reading
 
@@ -129,9 +131,10 @@ class Client:
 
     async def _list_once(self, kind: str, namespace: str) -> ResourceList:
         items: list[Resource] = [rules.default_allow_profile()] if kind == "Profile" else []
-        revision, after = 0, ""
+        revision, after, prefix = 0, "", kind_prefix(kind, namespace)
+        unreadable: set[str] = set()
         while True:
-            page = await self.kv.range(kind_prefix(kind, namespace), start_after=after, limit=PAGE, revision=revision)
+            page = await self.kv.range(prefix, start_after=after, limit=PAGE, revision=revision)
             revision = revision or page.revision
             for number, stored in enumerate(page.kvs):
                 if number % _LIST_SLICE == 0:
@@ -139,10 +142,12 @@ class Client:
                 try:
                     items.append(read_resource(kind, stored))
                 except ValidationError as error:
-                    if self._left_out.get(stored.key) != stored.mod_revision:  # once, however often it is listed
-                        self._left_out[stored.key] = stored.mod_revision
+                    unreadable.add(stored.key)
+                    title = str(parse_resource_key(stored.key) or stored.key)
+                    if self.left_out.add(stored.key, stored.mod_revision, title, str(error)):
                         _log.warning("%s: left out of the list: %s", stored.key, error)
             if not page.more:
+                self.left_out.listed(prefix, unreadable)
                 return ResourceList(tuple(items), revision)
             after = page.kvs[-1].key
 

@@ -15,6 +15,8 @@ from attrs import field, frozen
 
 from calico_node.addresses import ip_version, parse_network
 from calico_node.datastores.kv import Compare, CompareTarget, Delete, Get, KeyValue, KVEngine, Put
+from calico_node.datastores.left_out import LeftOut
+from calico_node.datastores.names import kind_prefix
 from calico_node.errors import (
     IPAMError,
     ResourceAlreadyExists,
@@ -41,6 +43,7 @@ from calico_node.ipam.documents import (
 log = structlog.get_logger(__name__)
 
 PREFIX = "/calico/ipam/v2/"
+_POOLS = kind_prefix("IPPool")
 PAGE = 500
 SLICE = 50  # documents decoded before others get the event loop: a full block takes a tenth of a millisecond
 
@@ -188,13 +191,17 @@ class KVStore:
     """IPAM's documents in the etcd layout (``/calico/ipam/v2/``), through ``client`` (``datastores.Client``)."""
 
     client: Any = field(repr=False)
-    _told: set[tuple[str, str]] = field(factory=set, init=False, repr=False)
+    _left_out: LeftOut = field(factory=LeftOut, init=False, repr=False)
 
-    def _skip(self, what: str, name: str, error: Exception) -> None:
-        """Say, once, that something stored cannot be used."""
-        if (name, str(error)) not in self._told:
-            self._told.add((name, str(error)))
-            log.warning(f"Skipping a malformed {what}", name=name, reason=str(error))
+    def rejected(self) -> dict[str, str]:
+        """Why each stored object that IPAM leaves out is left out, by its title, as of the last lists."""
+        read = self.client.left_out.reasons(_POOLS, kind_prefix("IPReservation"))
+        return {**read, **self._left_out.reasons()}
+
+    def _skip(self, key: str, revision: int, title: str, error: Exception) -> None:
+        """Say, once a revision, that something stored cannot be used."""
+        if self._left_out.add(key, revision, title, str(error)):
+            log.warning("Skipping a malformed object", name=title, reason=str(error))
 
     @property
     def _kv(self) -> KVEngine:
@@ -228,6 +235,7 @@ class KVStore:
 
     async def blocks(self, version: int = 0) -> AsyncIterator[Stored[Block]]:
         prefix = f"{PREFIX}assignment/" + (f"ipv{version}/" if version else "")
+        bad = set()
         async for kv in self._range(prefix):
             address, _, length = kv.key.rpartition("/")[2].rpartition("-")
             cidr = f"{address}/{length}"
@@ -235,12 +243,15 @@ class KVStore:
                 parse_network(cidr)
                 yield Stored(BlockKey(cidr), decode_block(kv.value, cidr), kv.mod_revision)
             except (MalformedDocument, ValidationError) as error:
-                self._skip("IPAM block", cidr, error)
+                bad.add(kv.key)
+                self._skip(kv.key, kv.mod_revision, describe(BlockKey(cidr)), error)
+        self._left_out.listed(prefix, bad)
 
     async def affinities(
         self, host: str = "", *, version: int = 0, type: str = HOST
     ) -> AsyncIterator[Stored[Affinity]]:
         prefix = f"{PREFIX}{type}/" + (f"{host}/" + (f"ipv{version}/block/" if version else "") if host else "")
+        bad = set()
         async for kv in self._range(prefix):
             key = parse_affinity_path(kv.key)
             if key is None or (version and ip_version(key.cidr) != version):
@@ -248,7 +259,9 @@ class KVStore:
             try:
                 yield Stored(key, decode_affinity(kv.value, f"{key.owner} {key.cidr}"), kv.mod_revision)
             except MalformedDocument as error:
-                self._skip("block affinity", kv.key, error)
+                bad.add(kv.key)
+                self._skip(kv.key, kv.mod_revision, describe(key), error)
+        self._left_out.listed(prefix, bad)
 
     async def _range(self, prefix: str) -> AsyncIterator[KeyValue]:
         after = ""
@@ -263,12 +276,15 @@ class KVStore:
             after = page.kvs[-1].key
 
     async def pools(self) -> list[Pool]:
-        pools = []
+        pools, bad = [], set()
         for item in (await self.client.list("IPPool")).items:
             try:
                 pools.append(Pool.from_resource(item))
             except ValidationError as error:
-                self._skip("IPPool", item.metadata.name, error)
+                name = item.metadata.name
+                bad.add(_POOLS + name)
+                self._skip(_POOLS + name, int(item.metadata.resource_version), f"IPPool({name})", error)
+        self._left_out.listed(_POOLS, bad)
         return sorted(pools, key=lambda pool: pool.name)
 
     async def reservations(self) -> list[str]:

@@ -72,6 +72,10 @@ class Allocator:
         self._ipam = IPAM(self._store)
         self._lock = asyncio.Lock()
 
+    def rejected(self) -> dict[str, str]:
+        """Why stored objects are left out of assignments, by their titles."""
+        return self._store.rejected()
+
     async def add(self, call: Call, metadata: WorkloadMetadata | None) -> IPAMResult:
         """The container's addresses, the ones it has already or new ones.  All or nothing.  Raises ``CNIError``."""
         annotations = Annotations(metadata or WorkloadMetadata())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from calico_node.hookspecs import AgentContext
 from calico_node.plugins.cni.operations import Operations
+from calico_node.plugins.cni.protocol import Call
 from calico_node.plugins.cni.server import Server
 
 
@@ -15,5 +16,13 @@ class CNI:
     async def run(self, context: AgentContext) -> None:
         health = context.health.reporter(self.name)
         health.report(ready=False, reason="is not listening yet")
-        server = Server(context.settings.cni_socket, Operations(context).perform)
+        operations = Operations(context)
+
+        async def perform(call: Call) -> bytes:
+            try:
+                return await operations.perform(call)
+            finally:
+                health.report(rejected=operations.rejected())
+
+        server = Server(context.settings.cni_socket, perform)
         await server.serve(lambda: health.report())

@@ -74,6 +74,10 @@ class Operations:
         self._locks: dict[str, asyncio.Lock] = {}
         self._users: Counter[str] = Counter()
 
+    def rejected(self) -> dict[str, str]:
+        """Why stored objects are left out of what the executables ask for, by their titles."""
+        return self._allocator.rejected()
+
     async def perform(self, call: Call) -> bytes:
         """Carry out ``call``; its standard output.  Raises ``CalicoError``."""
         if call.command == "STATUS":

@@ -54,9 +54,19 @@ def _status(health: Health) -> _Handler:
     return handler
 
 
-async def _metrics(_: web.Request) -> web.Response:
-    body = prometheus_client.generate_latest()
-    return web.Response(body=body, headers={"Content-Type": prometheus_client.CONTENT_TYPE_LATEST})
+REJECTED = prometheus_client.Gauge(
+    "calico_node_rejected_objects", "Objects that a component leaves out or does not carry out wholly.", ["component"]
+)
+
+
+def _metrics(health: Health) -> _Handler:
+    async def handler(_: web.Request) -> web.Response:
+        for state in health.states():
+            REJECTED.labels(state.name).set(len(state.rejected))
+        body = prometheus_client.generate_latest()
+        return web.Response(body=body, headers={"Content-Type": prometheus_client.CONTENT_TYPE_LATEST})
+
+    return handler
 
 
 async def _listen(app: web.Application, hosts: str | None, port: int, what: str) -> web.AppRunner:
@@ -81,12 +91,12 @@ class HealthServer:
         app.router.add_get("/liveness", _probe(context.health, readiness=False))
         app.router.add_get("/readiness", _probe(context.health, readiness=True))
         app.router.add_get("/status", _status(context.health))
-        app.router.add_get("/metrics", _metrics)
+        app.router.add_get("/metrics", _metrics(context.health))
         runners = [await _listen(app, settings.health_host, settings.health_port, "the health listener")]
         try:
             if settings.prometheus_enabled:
                 metrics = web.Application()
-                metrics.router.add_get("/metrics", _metrics)
+                metrics.router.add_get("/metrics", _metrics(context.health))
                 host = settings.prometheus_host or None
                 runners.append(await _listen(metrics, host, settings.prometheus_port, "the metrics listener"))
             await anyio.sleep_forever()

@@ -40,9 +40,9 @@ class NodeIPAM:
         self._client = context.client
         self._reporter = reporter
         self._node = context.settings.node_name
-        store = KVStore(context.client)
-        self._ipam = allocator.IPAM(store)
-        self._tunnels = TunnelAddresses(context.client, store, self._ipam, self._node)
+        self._store = KVStore(context.client)
+        self._ipam = allocator.IPAM(self._store)
+        self._tunnels = TunnelAddresses(context.client, self._store, self._ipam, self._node)
         self._changed = anyio.Event()
         self._watched = (
             kind_prefix("IPPool"), resource_key("Node", self._node), kind_prefix("FelixConfiguration"), READY_KEY,
@@ -78,7 +78,7 @@ class NodeIPAM:
                 self._reporter.report(ready=False, reason=f"waiting: {error}")
             except CalicoError as error:
                 log.warning("IPAM round failed; trying again", reason=str(error), pause=pause)
-                self._reporter.report(ready=False, reason=str(error))
+                self._reporter.report(ready=False, reason=str(error), rejected=self._rejected())
                 with anyio.move_on_after(pause):
                     await self._changed.wait()
                 pause = min(pause * 2, LONGEST_RETRY)
@@ -88,8 +88,11 @@ class NodeIPAM:
                 held = ", ".join(f"{kind} {address}" for kind, address in sorted(addresses.items()))
                 self._settled = held or "no tunnel addresses needed"
                 self._applied = max(self._applied, revision)
-                self._reporter.report(reason=self._settled, revision=self._applied)
+                self._reporter.report(reason=self._settled, revision=self._applied, rejected=self._rejected())
             await self._changed.wait()
+
+    def _rejected(self) -> dict[str, str]:
+        return {**self._store.rejected(), **self._tunnels.rejected}
 
     async def _watch(self, prefix: str) -> None:
         """Set the event whenever something under ``prefix`` changes, or may have changed unseen."""

@@ -84,6 +84,8 @@ class TunnelAddresses:
         self._store = store
         self._ipam = ipam
         self._name = node_name
+        self.rejected: dict[str, str] = {}
+        """Pools that cannot be asked whether they select the node, and why."""
 
     async def reconcile(self) -> dict[str, str]:
         """Bring IPAM and the Node in line with the pools; the addresses in force, by type.
@@ -92,11 +94,14 @@ class TunnelAddresses:
         was newly assigned is released then.
         """
         node = await self._client.get("Node", self._name)
+        told, self.rejected = self.rejected, {}
         pools = [
             pool
             for pool in await self._store.pools()
             if pool.enabled and TUNNEL in pool.allowed_uses and self._selects(pool, node)
         ]
+        for title, reason in self.rejected.items() - told.items():
+            log.warning("A pool is left out", name=title, reason=reason)
         host_encryption = await self._host_encryption()
         changes: list[tuple[Tunnel, str]] = []
         try:
@@ -119,7 +124,7 @@ class TunnelAddresses:
         try:
             return selects(pool, node.metadata.labels)
         except IPAMError as error:
-            log.warning("A pool is left out", reason=str(error))
+            self.rejected[f"IPPool({pool.name})"] = str(error)
             return False
 
     async def _host_encryption(self) -> bool:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
+from aiohttp.test_utils import make_mocked_request
+
 from calico_node.health import HealthRegistry
-from calico_node.plugins.health.component import table
+from calico_node.plugins.health.component import _metrics, table
 
 
 class Clock:
@@ -49,3 +53,17 @@ def test_the_table_names_what_was_rejected() -> None:
     assert "NetworkPolicy(a/b): bad selector" in shown
     assert "session with 10.0.0.2 is Idle" in shown
     assert [line.split()[:2] for line in shown.splitlines()[1:]] == [["bgp", "NO"], ["felix", "yes"]]
+
+
+def test_the_metrics_count_what_each_component_rejects() -> None:
+    async def scenario() -> str:
+        registry = HealthRegistry(Clock())
+        registry.reporter("ipam").report(rejected={"IPPool(a)": "is bad", "IPPool(b)": "is bad"})
+        registry.reporter("cni").report()
+        response = await _metrics(registry)(make_mocked_request("GET", "/metrics"))
+        assert isinstance(response.body, bytes)
+        return response.body.decode()
+
+    text = asyncio.run(scenario())
+    assert 'calico_node_rejected_objects{component="ipam"} 2.0' in text
+    assert 'calico_node_rejected_objects{component="cni"} 0.0' in text

@@ -412,7 +412,9 @@ def test_a_malformed_pool_is_left_out_and_a_malformed_reservation_is_named() -> 
             ["block_size", "node_selector", "namespace_selector", "allowed_uses", "assignment_mode", "disabled"]
         )
         members |= {"ipip_mode": None, "vxlan_mode": None, **spec}
-        return SimpleNamespace(metadata=SimpleNamespace(name=name), spec=SimpleNamespace(**members), status=None)
+        return SimpleNamespace(
+            metadata=SimpleNamespace(name=name, resource_version="7"), spec=SimpleNamespace(**members), status=None
+        )
 
     stored = {
         "IPPool": [

@@ -8,6 +8,9 @@ from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+from structlog.testing import capture_logs
+
 from calico_node.datastores.client import Client
 from calico_node.datastores.names import resource_key
 from calico_node.datastores.readiness import READY_KEY
@@ -143,6 +146,44 @@ def test_malformed_objects_do_not_hinder_the_rest() -> None:
             assert found.spec.ipv4_vxlan_tunnel_addr.startswith("10.65.0.")
 
     asyncio.run(scenario())
+
+
+def test_what_is_left_out_is_named_once_and_while_it_lasts(caplog: pytest.LogCaptureFixture) -> None:
+    keys = {
+        "IPPool(bad)": (resource_key("IPPool", "bad"), b'{"metadata":{"name":"bad"},"spec":7}'),
+        "IPPool(huge)": (
+            resource_key("IPPool", "huge"),
+            b'{"metadata":{"name":"huge"},"spec":{"cidr":"10.9.0.0/29","blockSize":26}}',
+        ),
+        "IPPool(who)": (
+            resource_key("IPPool", "who"),
+            b'{"metadata":{"name":"who"},"spec":{"cidr":"10.8.0.0/24","nodeSelector":"a =="}}',
+        ),
+        "BlockAffinity(node-a, 10.77.0.8/29)": (key_path(AffinityKey("node-a", "10.77.0.8/29")), b"nonsense"),
+    }
+
+    async def prepare(cluster: Cluster) -> None:
+        for key, value in keys.values():
+            await cluster.engine.put(key, value)
+
+    async def scenario() -> None:
+        async with running(pool("p", "10.65.0.0/24", vxlanMode="CrossSubnet"), prepare=prepare) as cluster:
+            await cluster.until(lambda n: n.spec.ipv4_vxlan_tunnel_addr)
+            assert cluster.health["rejected"].keys() == keys.keys()
+            for mode in ("Never", "Always"):  # more rounds say nothing more
+                await cluster.change("p", vxlan_mode=mode)
+                await cluster.until(lambda n, wanted=mode == "Always": bool(n.spec.ipv4_vxlan_tunnel_addr) is wanted)
+            for key, _ in keys.values():
+                await cluster.engine.delete(key)
+            await cluster.change("p", vxlan_mode="Never")
+            await cluster.until(lambda n: not n.spec.ipv4_vxlan_tunnel_addr)
+            assert cluster.health["rejected"] == {}
+
+    with capture_logs() as logs:
+        asyncio.run(scenario())
+    said = [entry["name"] for entry in logs if entry["log_level"] == "warning" and "name" in entry]
+    said += ["IPPool(bad)" for record in caplog.records if resource_key("IPPool", "bad") in record.getMessage()]
+    assert sorted(said) == sorted(keys)
 
 
 def test_a_restart_keeps_the_address() -> None:
