@@ -134,13 +134,6 @@ def _json(data: Any) -> str:
 
 
 def _yaml(data: Any) -> str:
-    import yaml
+    from calico_node.calicoctl.yamltext import yaml_text
 
-    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    # One line for each text, however long.
-    if data is None:
-        return "null\n"
-    text: str = yaml.dump(
-        data, Dumper=dumper, default_flow_style=False, sort_keys=True, allow_unicode=True, width=2**31 - 1
-    )
-    return text
+    return "null\n" if data is None else yaml_text(data)

@@ -9,13 +9,14 @@ from typing import Any
 
 from calico_node.calicoctl.bundle import Bundle, bundle
 from calico_node.calicoctl.connect import connect
-from calico_node.calicoctl.datastore.export import list_document, read_contents, yaml_text
+from calico_node.calicoctl.datastore.export import list_document, read_contents
 from calico_node.calicoctl.errors import InputError
 from calico_node.calicoctl.ipam.check import examine, narrate
 from calico_node.calicoctl.ipam.inventory import take_inventory
 from calico_node.calicoctl.options import duration
 from calico_node.calicoctl.secrets import without_secrets
 from calico_node.calicoctl.snapshot import resources
+from calico_node.calicoctl.yamltext import yaml_text
 from calico_node.resources import KINDS
 
 

@@ -13,13 +13,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import orjson
-import yaml
 from attrs import define, field
 
 from calico_node.addresses import parse_network
 from calico_node.calicoctl.connect import connect
 from calico_node.calicoctl.datastore.lock import require_lock
 from calico_node.calicoctl.snapshot import resources, scan
+from calico_node.calicoctl.yamltext import yaml_text
 from calico_node.datastores import Client
 from calico_node.errors import CalicoError, ValidationError
 from calico_node.ipam.blocks import MalformedDocument
@@ -190,12 +190,6 @@ def _rename_in_block(block: dict[str, Any], names: Mapping[str, str]) -> None:
         secondary = attribute.get("secondary") or {}
         if "node" in secondary:
             secondary["node"] = names.get(secondary["node"], secondary["node"])
-
-
-def yaml_text(data: Any) -> str:
-    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    text: str = yaml.dump(data, Dumper=dumper, default_flow_style=False, allow_unicode=True, width=2**31 - 1)
-    return text
 
 
 def list_document(kind: str, items: list[dict[str, Any]]) -> dict[str, Any]:
