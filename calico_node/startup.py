@@ -28,7 +28,7 @@ from calico_node.errors import (
     ValidationError,
 )
 from calico_node.hookspecs import AgentContext
-from calico_node.resources import Node, from_dict, to_dict
+from calico_node.resources import Node, decode, from_dict, to_dict
 
 log = structlog.get_logger("startup")
 
@@ -348,7 +348,7 @@ async def _ensure_fields(client: Client, kind: str, name: str, fields: Mapping[s
         if not missing:
             return
         stored["spec"].update(missing)
-        resource = from_dict(stored)
+        resource = decode(kind, stored)  # as stored: it may have members of a newer release
         try:
             await (client.update(resource) if resource.metadata.uid else client.create(resource))
             return

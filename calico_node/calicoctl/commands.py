@@ -82,7 +82,7 @@ def _bare(resource: Resource) -> Resource:
 
 
 def _write(options: Options, verb: str, past: str, action: Action) -> int:
-    items = _read_input(options)
+    items = _read_input(options, changing=verb != "create")
     if not items:
         return 0
     for item in items:
@@ -92,6 +92,7 @@ def _write(options: Options, verb: str, past: str, action: Action) -> int:
         done: list[str] = []
         errors: list[CalicoError] = []
         async with connect(options, writing=True) as client:
+            await _refuse_unknown(client, items)
             for item in items:
                 try:
                     await action(client, item.resource)
@@ -110,6 +111,22 @@ def _write(options: Options, verb: str, past: str, action: Action) -> int:
         return 0
 
     return asyncio.run(run())
+
+
+async def _refuse_unknown(client: Client, items: Sequence[Manifest]) -> None:
+    """Fields that are not known here are taken where the stored resource has them.  Raises ``InputError``."""
+    faults: list[CalicoError] = []
+    for item in items:
+        if item.unknown is None:
+            continue
+        metadata = item.resource.metadata
+        try:
+            item.document.resource(stored=await client.get(item.resource.kind, metadata.name, metadata.namespace))
+        except ResourceDoesNotExist:
+            faults.append(item.unknown)
+        except ValidationError as error:
+            faults.append(error)
+    manifests.refuse(faults)
 
 
 def _quoted_kind(kinds: Sequence[str]) -> str:
@@ -180,7 +197,7 @@ def patch(options: Options) -> int:
     async def run() -> None:
         async with connect(options) as client:
             stored = await client.get(kind, name, namespace)
-            patched = from_dict(_merge(to_dict(stored), change), origin="after the patch")
+            patched = from_dict(_merge(to_dict(stored), change), origin="after the patch", stored=stored)
             for part in ("name", "namespace"):
                 if getattr(patched.metadata, part) != getattr(stored.metadata, part):
                     raise InputError(f"metadata.{part} cannot be changed by a patch")
@@ -354,12 +371,13 @@ def _exported(resource: Any) -> Any:
 # Shared
 
 
-def _read_input(options: Options) -> list[Manifest]:
+def _read_input(options: Options, *, changing: bool = False) -> list[Manifest]:
     return manifests.read(
         options["filename"],
         namespace=options["namespace"],
         recursive=options["recursive"],
         skip_empty=options["skip_empty"],
+        changing=changing,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,39 +24,55 @@ MAX_INPUT = 1 << 26
 
 @frozen
 class Manifest:
-    """A resource and the document it was read from."""
+    """A resource and the document it was read from.
+
+    ``unknown`` says which field of it is not known here: it may stand in what the datastore has already.
+    """
 
     resource: Resource
     document: Document
+    unknown: ValidationError | None = None
 
 
 def read(
-    filename: str, *, namespace: str = "", recursive: bool = False, check: bool = True, skip_empty: bool = False
+    filename: str,
+    *,
+    namespace: str = "",
+    recursive: bool = False,
+    check: bool = True,
+    skip_empty: bool = False,
+    changing: bool = False,
 ) -> list[Manifest]:
     """The resources of a file, folder or ``-``, in order, each with a namespace where its kind has one.
 
-    With ``check`` all of them are validated.  Raises ``InputError`` that names every document at fault, and
-    ``CalicoError`` for a file or folder without any, unless ``skip_empty``.
+    With ``check`` all of them are validated.  ``changing`` says that they are to change what is stored: those that
+    were got from a datastore (they have a uid) may have fields that are not known here.  Raises ``InputError`` that
+    names every document at fault, and ``CalicoError`` for a file or folder without any, unless ``skip_empty``.
     """
     manifests: list[Manifest] = []
     faults: list[CalicoError] = []
     empty: list[str] = []
     for document in documents(filename, recursive, faults, empty):
         try:
-            manifests.append(_manifest(document, namespace, check))
+            manifests.append(_manifest(document, namespace, check, changing))
         except ValidationError as error:
             faults.append(error)
-    if len(faults) == 1:
-        raise InputError(str(faults[0]))
-    if faults:
-        lines = "".join(f"\n  {fault}" for fault in faults)
-        raise InputError(f"{len(faults)} documents cannot be used, nothing was done:{lines}")
+    refuse(faults)
     if not skip_empty and (empty or not manifests):
         place = f"file {empty[0]}" if empty else f"directory {filename}"
         raise CalicoError(f"No resources specified in {place}")
     if not manifests:
         print("No resources specified")
     return manifests
+
+
+def refuse(faults: Sequence[CalicoError]) -> None:
+    """Raise ``InputError`` with all of them, where there are any."""
+    if len(faults) == 1:
+        raise InputError(str(faults[0]))
+    if faults:
+        lines = "".join(f"\n  {fault}" for fault in faults)
+        raise InputError(f"{len(faults)} documents cannot be used, nothing was done:{lines}")
 
 
 def documents(
@@ -116,8 +132,14 @@ def _read(stream: BinaryIO, source: str) -> bytes:
     return text
 
 
-def _manifest(document: Document, namespace: str, check: bool) -> Manifest:
-    resource = document.resource()
+def _manifest(document: Document, namespace: str, check: bool, changing: bool) -> Manifest:
+    unknown = None
+    try:
+        resource = document.resource()
+    except ValidationError as error:
+        if not changing:
+            raise
+        resource, unknown = _of_newer_release(document, error), error
     set_namespace(resource, namespace, document)
     if check:
         prepared = copy.deepcopy(resource)
@@ -126,7 +148,18 @@ def _manifest(document: Document, namespace: str, check: bool) -> Manifest:
             validate_resource(prepared)
         except ValidationError as error:
             raise document.located(error) from None
-    return Manifest(resource, document)
+    return Manifest(resource, document, unknown)
+
+
+def _of_newer_release(document: Document, error: ValidationError) -> Resource:
+    """The resource with its unknown fields; raises ``error`` where it was not got from a datastore, or is amiss."""
+    try:
+        resource = document.resource(strict=False)
+    except ValidationError:
+        raise error from None
+    if not resource.metadata.uid:
+        raise error
+    return resource
 
 
 def set_namespace(resource: Resource, namespace: str, document: Document) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 from attrs import evolve, field, frozen
 
@@ -47,13 +48,14 @@ class Attribute:
 
     ``handle_id`` is None for none; ``secondary`` are the owner's attributes (``node``, ``pod``, ``namespace``,
     ``type``, …); ``alternate`` those of a second owner (KubeVirt migration); ``released_at`` (Unix seconds) is set,
-    and all else empty, while the address cools down.
+    and all else empty, while the address cools down.  ``extra`` are stored members that are not known here.
     """
 
     handle_id: str | None = None
     secondary: Mapping[str, str] = field(factory=dict, hash=False)
     alternate: Mapping[str, str] = field(factory=dict, hash=False)
     released_at: int | None = None
+    extra: Mapping[str, Any] = field(factory=dict, eq=False, repr=False)
 
     @property
     def handle(self) -> str | None:
@@ -76,7 +78,8 @@ class Block:
 
     ``affinity`` is ``host:<node>``, ``virtual:<name>`` or None; ``claim_time`` Unix seconds.  ``allocations[o]`` is
     None or an index into ``attributes``; ``unallocated`` is a FIFO of ordinals (take from the head, append to the
-    tail).  ``sequences`` maps an ordinal to the block's sequence number when it was allocated.
+    tail).  ``sequences`` maps an ordinal to the block's sequence number when it was allocated.  ``extra`` are stored
+    members that are not known here.
     """
 
     cidr: str
@@ -88,6 +91,7 @@ class Block:
     sequence_number: int
     sequences: Mapping[int, int] = field(factory=dict, hash=False, repr=False)
     deleted: bool = False
+    extra: Mapping[str, Any] = field(factory=dict, eq=False, repr=False)
 
     @classmethod
     def new(cls, cidr: str, affinity: str | None, now_ns: int) -> Block:

@@ -1,7 +1,8 @@
 """The stored form of IPAM's documents: blocks, affinities, handles and the configuration.
 
 JSON as Calico writes it to etcd: compact, members in a fixed order, map keys sorted, ``&<>`` escaped.  Sequence
-numbers are exact 64-bit integers (they start at Unix nanoseconds, beyond a double's 2**53).
+numbers are exact 64-bit integers (they start at Unix nanoseconds, beyond a double's 2**53).  Members that are not
+known here are kept in ``extra`` and written back, last.
 
 Source: Calico ``libcalico-go/lib/backend/model/{block,block_affinity,ipam_handle,ipam_config}.go``.
 """
@@ -71,6 +72,7 @@ class Affinity:
 
     state: str = CONFIRMED
     deleted: bool = False
+    extra: Mapping[str, Any] = field(factory=dict, eq=False, repr=False)
 
     @property
     def confirmed(self) -> bool:
@@ -83,6 +85,7 @@ class Handle:
 
     blocks: Mapping[str, int] = field(factory=dict, hash=False)
     deleted: bool = False
+    extra: Mapping[str, Any] = field(factory=dict, eq=False, repr=False)
 
 
 @frozen
@@ -98,6 +101,7 @@ class IPAMConfig:
     max_blocks_per_host: int = 0
     kubevirt_persistence: str = "Enabled"
     cooldown_seconds: int = 0
+    extra: Mapping[str, Any] = field(factory=dict, eq=False, repr=False)
 
     def validate(self) -> None:
         """Raises ``IPAMError`` for a combination that Calico refuses."""
@@ -108,6 +112,32 @@ class IPAMConfig:
         if self.max_blocks_per_host < 0 or not 0 <= self.cooldown_seconds <= 1200:
             raise IPAMError("MaxBlocksPerHost must not be negative and IPCooldownSeconds must be 0 to 1200")
 
+
+_AFFINITY_MEMBERS = frozenset(("state", "deleted"))
+_HANDLE_MEMBERS = frozenset(("block", "deleted"))
+_CONFIG_MEMBERS = frozenset(
+    (
+        "auto_allocate_blocks",
+        "maxBlocksPerHost",
+        "strict_affinity",
+        "kubeVirtVMAddressPersistence",
+        "ipCooldownSeconds",
+    )
+)
+_ATTRIBUTE_MEMBERS = frozenset(("handle_id", "secondary", "alternateOwnerAttrs", "releasedAt"))
+_BLOCK_MEMBERS = frozenset(
+    (
+        "cidr",
+        "affinity",
+        "affinity_claim_time",
+        "allocations",
+        "unallocated",
+        "attributes",
+        "sequenceNumber",
+        "sequenceNumberForAllocation",
+        "deleted",
+    )
+)
 
 Document: TypeAlias = Block | Affinity | Handle | IPAMConfig
 
@@ -122,6 +152,7 @@ def encode(document: Document) -> bytes:
         data = {"block": dict(sorted(document.blocks.items())), "deleted": document.deleted}
     else:
         data = _config_to_dict(document)
+    data.update(document.extra)
     raw = orjson.dumps(data)
     return raw.replace(b"&", rb"\u0026").replace(b"<", rb"\u003c").replace(b">", rb"\u003e")
 
@@ -140,7 +171,11 @@ def decode_affinity(raw: bytes, name: str = "") -> Affinity:
     if not raw:
         return Affinity(state="")
     data = _load(raw, f"block affinity {name}")
-    return Affinity(state=str(data.get("state") or ""), deleted=bool(data.get("deleted")))
+    return Affinity(
+        state=str(data.get("state") or ""),
+        deleted=bool(data.get("deleted")),
+        extra=_rest(data, _AFFINITY_MEMBERS),
+    )
 
 
 def decode_handle(raw: bytes, name: str = "") -> Handle:
@@ -148,7 +183,7 @@ def decode_handle(raw: bytes, name: str = "") -> Handle:
     blocks = data.get("block") or {}
     if not isinstance(blocks, dict) or not all(isinstance(count, int) for count in blocks.values()):
         raise MalformedDocument(f"IPAM handle {name}: 'block' must map block CIDRs to counts")
-    return Handle(blocks=blocks, deleted=bool(data.get("deleted")))
+    return Handle(blocks=blocks, deleted=bool(data.get("deleted")), extra=_rest(data, _HANDLE_MEMBERS))
 
 
 def decode_config(raw: bytes, name: str = "") -> IPAMConfig:
@@ -161,6 +196,7 @@ def decode_config(raw: bytes, name: str = "") -> IPAMConfig:
             max_blocks_per_host=int(data.get("maxBlocksPerHost") or 0),
             kubevirt_persistence=str(data.get("kubeVirtVMAddressPersistence") or ""),
             cooldown_seconds=int(data.get("ipCooldownSeconds") or 0),
+            extra=_rest(data, _CONFIG_MEMBERS),
         )
     except (TypeError, ValueError) as error:
         raise MalformedDocument(f"IPAM configuration: {error}") from None
@@ -183,6 +219,10 @@ def timestamp_attribute(now_ns: int) -> str:
     text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
     digits = f"{fraction:09d}".rstrip("0")
     return f"{text}.{digits} +0000 UTC" if digits else f"{text} +0000 UTC"
+
+
+def _rest(data: Mapping[str, Any], known: frozenset[str]) -> dict[str, Any]:
+    return {name: value for name, value in data.items() if name not in known}
 
 
 def _load(raw: bytes, what: str) -> dict[str, Any]:
@@ -216,6 +256,7 @@ def _attribute_to_dict(attribute: Attribute) -> dict[str, Any]:
         data["alternateOwnerAttrs"] = dict(sorted(attribute.alternate.items()))
     if attribute.released_at is not None:
         data["releasedAt"] = format_time(attribute.released_at)
+    data.update(attribute.extra)
     return data
 
 
@@ -242,6 +283,7 @@ def _attribute_from_dict(data: Any) -> Attribute:
         secondary=_texts(data.get("secondary"), "secondary"),
         alternate=_texts(data.get("alternateOwnerAttrs"), "alternateOwnerAttrs"),
         released_at=parse_time(_of(str, released, "releasedAt")) if released else None,
+        extra=_rest(data, _ATTRIBUTE_MEMBERS),
     )
 
 
@@ -287,4 +329,5 @@ def _block_from_dict(data: Mapping[str, Any]) -> Block:
         sequence_number=sequence,
         sequences={int(ordinal): int(number) for ordinal, number in sequences.items()},
         deleted=bool(data.get("deleted")),
+        extra=_rest(data, _BLOCK_MEMBERS),
     )

@@ -11,7 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import anyio.lowlevel
 import structlog
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from calico_node.addresses import ip_version, parse_network
 from calico_node.datastores.kv import Compare, CompareTarget, Delete, Get, KeyValue, KVEngine, Put
@@ -120,7 +120,10 @@ class Store(Protocol):
         """Raises ``ResourceAlreadyExists``."""
 
     async def update(self, stored: Stored[Any], value: Document) -> Stored[Any]:
-        """Raises ``UpdateConflict`` when it changed since, ``ResourceDoesNotExist`` when it is gone."""
+        """Members of the stored document that are not known here stay.
+
+        Raises ``UpdateConflict`` when it changed since, ``ResourceDoesNotExist`` when it is gone.
+        """
 
     async def delete(self, stored: Stored[Any]) -> None:
         """Raises ``UpdateConflict`` when it changed since, ``ResourceDoesNotExist`` when it is gone."""
@@ -220,6 +223,8 @@ class KVStore:
 
     async def update(self, stored: Stored[Any], value: Document) -> Stored[Any]:
         path = key_path(stored.key)
+        if stored.value.extra and not value.extra:
+            value = evolve(value, extra=stored.value.extra)
         compare = Compare(path, CompareTarget.MOD_REVISION, stored.revision)
         result = await self._kv.txn([compare], [Put(path, encode(value))], [Get(path)])
         if not result.succeeded:

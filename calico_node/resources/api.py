@@ -1,5 +1,6 @@
 """Resources from and to JSON."""
 
+import re
 from typing import Any
 
 import orjson
@@ -8,19 +9,28 @@ from calico_node.errors import ValidationError
 from calico_node.resources.fields import Fault
 from calico_node.resources.kinds import KINDS, KindInfo
 from calico_node.resources.meta import API_VERSION, Resource, describe
-from calico_node.resources.structure import read_struct, write_struct
+from calico_node.resources.structure import read_struct, unknown_members, write_struct
+
+_INDEX = re.compile(r"\[\d+\]")
 
 
-def from_dict(data: Any, *, origin: str = "") -> Resource:
+def from_dict(data: Any, *, origin: str = "", stored: Resource | None = None, strict: bool = True) -> Resource:
     """A resource from a document that a user wrote.
 
     Unknown fields, wrong types and unknown kinds are refused; defaults are not set and values not checked (see
-    ``apply_defaults`` and ``validate``).  Raises ``ValidationError`` with ``origin``, resource, field and value.
+    ``apply_defaults`` and ``validate``).  An unknown field is taken where ``stored``, what the datastore has of this
+    resource, has one of that name too (in any item of a list): a newer release put it there.  Without ``strict`` all
+    of them are.  Raises ``ValidationError`` with ``origin``, resource, field and value.
     """
     info, label = _head(data, origin)
     body = {name: value for name, value in data.items() if name not in ("kind", "apiVersion")}
     try:
-        return read_struct(info.cls, body, True)  # type: ignore[no-any-return]
+        if stored is not None:
+            known = {_INDEX.sub("", fault.path) for fault in unknown_members(info.cls, write_struct(stored))}
+            for fault in unknown_members(info.cls, body):
+                if _INDEX.sub("", fault.path) not in known:
+                    raise fault
+        return read_struct(info.cls, body, strict and stored is None)  # type: ignore[no-any-return]
     except Fault as fault:
         raise as_error(fault, resource=label, origin=origin) from None
 

@@ -60,10 +60,13 @@ class Document:
         """Where the value at ``path`` stands, for the user: ``policies.yaml, document 2, line 17``."""
         return f"{self.source}, document {self.index}, line {self.line_of(path) if path else self.line}"
 
-    def resource(self) -> Resource:
-        """The resource of this document.  Raises ``ValidationError`` with file, document, line and field."""
+    def resource(self, *, stored: Resource | None = None, strict: bool = True) -> Resource:
+        """The resource of this document.  Raises ``ValidationError`` with file, document, line and field.
+
+        ``stored``, what the datastore has of it, and ``strict`` are ``from_dict``'s.
+        """
         try:
-            return from_dict(self.data, origin=self.origin())
+            return from_dict(self.data, origin=self.origin(), stored=stored, strict=strict)
         except ValidationError as error:
             raise self.located(error) from None
 

@@ -1,7 +1,7 @@
 """JSON objects to attrs classes and back, by the declared fields; faults carry their field path and value."""
 
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Union, get_args, get_origin
 
 from attrs import fields, frozen
@@ -87,6 +87,23 @@ def read_struct(cls: type[Struct], data: Any, strict: bool) -> Any:
     if extra:
         values["extra"] = extra
     return cls(**values)
+
+
+def unknown_members(cls: type[Struct], data: Any, path: str = "") -> Iterator[Fault]:
+    """A fault for every member, at any depth, that the classes do not know; items of lists have their index."""
+    if isinstance(data, list):
+        for index, item in enumerate(data):
+            yield from unknown_members(cls, item, f"{path}[{index}]")
+    if not isinstance(data, dict):
+        return
+    plans = plan_of(cls)
+    for name, item in data.items():
+        plan = plans.get(name)
+        if plan is None:
+            fault = _unknown(name, plans)
+            yield fault.under(path) if path else fault
+        elif inner := plan.element or plan.member.shape:
+            yield from unknown_members(inner, item, f"{path}.{name}" if path else name)
 
 
 def write_struct(value: Struct) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import anyio.lowlevel
 import structlog
-from attrs import frozen
+from attrs import evolve, frozen
 
 from calico_node.datastores.client import Client
 from calico_node.errors import (
@@ -40,7 +40,7 @@ from calico_node.kubernetes import (
 from calico_node.kubernetes.pods import ORCHESTRATOR, is_networked
 from calico_node.kubernetes.policies import POLICY_PREFIX
 from calico_node.kubernetes.profiles import NAMESPACE_PROFILE_PREFIX, SERVICE_ACCOUNT_PROFILE_PREFIX
-from calico_node.resources import apply_defaults, to_dict
+from calico_node.resources import apply_defaults
 
 log = structlog.get_logger(__name__)
 
@@ -177,9 +177,9 @@ class Reconciler:
             try:
                 if stored is None:
                     self._stored[target] = await self._client.create(wanted)
-                elif to_dict(stored).get("spec") != to_dict(wanted).get("spec"):
+                elif stored.spec != wanted.spec:
                     update = copy.copy(stored)
-                    update.spec = wanted.spec
+                    update.spec = evolve(wanted.spec, extra=stored.spec.extra)
                     self._stored[target] = await self._client.update(update)
                 return
             except (ResourceAlreadyExists, ResourceDoesNotExist, UpdateConflict):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from calico_node.datastores.embedded import EmbeddedEngine
 from calico_node.datastores.names import resource_key
 from calico_node.errors import SettingsError
 from calico_node.health import HealthRegistry
+from calico_node.resources import from_dict
 from calico_node.settings import Settings
 from calico_node.startup import (
     HostAddress,
@@ -25,6 +27,7 @@ from calico_node.startup import (
     parse_as_number,
     poll_interval,
     prepare_node,
+    register_node,
     watch_own_node,
 )
 
@@ -195,4 +198,35 @@ async def test_a_datastore_made_anew_gets_this_node_again_but_a_deleted_node_sta
     assert (tmp_path / "not" / "there" / "nodename").read_text() == "n1"
     assert not watching.done()
     watching.cancel()
+    await engine.close()
+
+
+@pytest.mark.anyio
+async def test_members_of_a_newer_release_outlive_the_start(tmp_path: Path) -> None:
+    engine = await EmbeddedEngine.open(tmp_path / "datastore.db")
+    client = Client(engine)
+    await client.ensure_initialized()
+    names = (("ClusterInformation", "default"), ("FelixConfiguration", "default"), ("Node", "n1"))
+    for kind, name in names:
+        if kind != "ClusterInformation":
+            head = {"kind": kind, "apiVersion": "projectcalico.org/v3"}
+            await client.create(from_dict({**head, "metadata": {"name": name}, "spec": {}}))
+        stored, _ = await engine.get(resource_key(kind, name))
+        assert stored is not None
+        data = json.loads(stored.value)
+        data["spec"]["fromTheFuture"] = data["metadata"]["fromTheFuture"] = 1
+        await engine.put(resource_key(kind, name), json.dumps(data).encode())
+    await client.ensure_initialized("v9.9.9", "k8s")
+    await ensure_configurations(client, "n1")
+    await register_node(client, "n1", {"IP": "10.0.0.5/24"}, [])
+    changed = []
+    for kind, name in names:
+        stored, _ = await engine.get(resource_key(kind, name))
+        assert stored is not None
+        data = json.loads(stored.value)
+        assert (data["spec"]["fromTheFuture"], data["metadata"]["fromTheFuture"]) == (1, 1)
+        changed.append(data["spec"])
+    assert changed[0]["calicoVersion"] == "v9.9.9"
+    assert changed[1]["reportingInterval"] == "0s"
+    assert changed[2]["bgp"] == {"ipv4Address": "10.0.0.5/24"}
     await engine.close()

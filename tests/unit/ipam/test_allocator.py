@@ -6,9 +6,11 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any
 
+import orjson
 import pytest
 from attrs import evolve
 
+from calico_node.datastores.kv import Put
 from calico_node.errors import IPAMError, ResourceDoesNotExist
 from calico_node.ipam import (
     AlreadyAssigned,
@@ -437,3 +439,23 @@ def test_a_malformed_pool_is_left_out_and_a_malformed_reservation_is_named() -> 
             await store.reservations()
 
     run(scenario())
+
+
+def test_members_of_a_newer_release_outlive_assigning_and_releasing() -> None:
+    world = World()
+
+    async def scenario() -> None:
+        await world.assign("node-a", handle="h")
+        world.pass_time(1)
+        for key, kv in list(world.engine.data.items()):
+            data = {**orjson.loads(kv.value), "fromTheFuture": 1}
+            await world.engine.txn([], [Put(key, orjson.dumps(data))])
+        await world.assign("node-a", handle="h")
+        await world.assign("node-a", handle="other")
+        await world.ipam.release_by_handle("other")
+        await world.ipam.release_host_affinities("node-a")
+
+    run(scenario())
+    newer = [key for key, kv in world.engine.data.items() if b'"fromTheFuture":1' in kv.value]
+    assert {key.split("/")[4] for key in newer} >= {"assignment", "handle"}
+    assert any("/block/" in key and len(world.held()) == 2 for key in newer)

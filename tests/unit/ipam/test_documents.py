@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import orjson
 import pytest
 from hypothesis import given
@@ -165,3 +168,22 @@ def test_timestamps_are_gos() -> None:
     assert timestamp_attribute(START) == "2026-08-01 10:00:00 +0000 UTC"
     assert timestamp_attribute(START + 191_123_456_789) == "2026-08-01 10:03:11.123456789 +0000 UTC"
     assert timestamp_attribute(START + 120_000_000) == "2026-08-01 10:00:00.12 +0000 UTC"
+
+
+FUTURE = {"x": [1, None]}
+
+
+@pytest.mark.parametrize(
+    ("decoder", "raw"),
+    [
+        (decode_block, BLOCK),
+        (decode_affinity, b'{"state":"confirmed","deleted":false}'),
+        (decode_handle, b'{"block":{"10.65.0.64/29":1},"deleted":false}'),
+        (decode_config, b'{"auto_allocate_blocks":true,"maxBlocksPerHost":3,"strict_affinity":true}'),
+    ],
+)
+def test_members_of_a_newer_release_are_written_back(decoder: Callable[[bytes], Any], raw: bytes) -> None:
+    newer = {**orjson.loads(raw), "fromTheFuture": FUTURE}
+    if decoder is decode_block:
+        newer["attributes"][1]["fromTheFuture"] = FUTURE
+    assert encode(decoder(orjson.dumps(newer))) == orjson.dumps(newer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from calico_node.datastores.client import Client
-from calico_node.datastores.kv import TxnResult
+from calico_node.datastores.kv import Put, TxnResult
 from calico_node.errors import DatastoreError, ResourceDoesNotExist
 from calico_node.kubernetes import Acknowledgement, KubernetesStore, Ref, apply_api_defaults, network_policy_to_calico
 from calico_node.plugins.kube_controllers import component, hooks
@@ -336,3 +337,21 @@ def test_a_locked_datastore_is_not_written_to_and_gets_everything_afterwards(tmp
             assert (await cluster.labels("a"))["app"] == "new"
 
     asyncio.run(scenario())
+
+
+@pytest.mark.anyio
+async def test_members_of_a_newer_release_outlive_what_the_controllers_write(tmp_path: Path) -> None:
+    async with running(tmp_path) as cluster:
+        await cluster.client.create(endpoint("web", app="old"))
+        await cluster.apply(k8s("Namespace", "prod", team="a"))
+        keys = [key for key in cluster.engine.data if "/profiles/kns.prod" in key or "/workloadendpoints/" in key]
+        assert len(keys) == 2
+        for key in keys:
+            data = json.loads(cluster.engine.data[key].value)
+            data["spec"]["fromTheFuture"] = data["metadata"]["fromTheFuture"] = 1
+            await cluster.engine.txn([], [Put(key, json.dumps(data).encode())])
+        await cluster.apply(k8s("Namespace", "prod", team="b"), pod("web", app="new"))
+        for key in keys:
+            raw = cluster.engine.data[key].value
+            assert b'"b"' in raw or b'"new"' in raw
+            assert raw.count(b'"fromTheFuture":1') == 2

@@ -70,6 +70,9 @@ async def test_get_list_watch_and_streams_over_mutated_objects(client: Client) -
                 await client.get(name.kind, name.name, name.namespace)
             await client.list(name.kind)
             await client.kv.delete(key)
+        for value in (b"{", b"[]"):
+            await client.kv.put(watched := resource_key("NetworkPolicy", "default.bad", "prod"), value)
+            await client.kv.delete(watched)
         made = await client.create(network_set("sound", "10.0.0.0/8"))
         revision = int(made.metadata.resource_version)
         await consumer.until(revision)
