@@ -47,6 +47,12 @@ def _complete_kind(_context: click.Context, _parameter: click.Parameter, incompl
     return [name for name in names if name.startswith(incomplete.lower())]
 
 
+def _complete_name(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    from calico_node.calicoctl.completion import resource_names
+
+    return resource_names(context.params, incomplete)
+
+
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @together(
     click.option("-l", "--log-level", default="panic", hidden=True),
@@ -116,7 +122,7 @@ def convert(ctx: click.Context, /, **options: Any) -> None:
 
 @cli.command()
 @click.argument("kind", required=False, shell_complete=_complete_kind)
-@click.argument("names", nargs=-1)
+@click.argument("names", nargs=-1, shell_complete=_complete_name)
 @click.option("-f", "--filename", default="", help=FILE_HELP)
 @recursive_option
 @skip_empty_option
@@ -131,7 +137,7 @@ def delete(ctx: click.Context, /, **options: Any) -> None:
 
 @cli.command()
 @click.argument("kind", required=False, shell_complete=_complete_kind)
-@click.argument("names", nargs=-1)
+@click.argument("names", nargs=-1, shell_complete=_complete_name)
 @click.option("-f", "--filename", default="", help=FILE_HELP)
 @recursive_option
 @skip_empty_option
@@ -148,7 +154,7 @@ def get(ctx: click.Context, /, **options: Any) -> None:
 
 @cli.command()
 @click.argument("kind", shell_complete=_complete_kind)
-@click.argument("name")
+@click.argument("name", shell_complete=_complete_name)
 @click.option("-p", "--patch", required=True, help="What to merge into the resource, as JSON or YAML.")
 @click.option("-t", "--type", "patch_type", default="strategic", help="Accepted; a patch is always merged.")
 @namespace_option
@@ -161,7 +167,7 @@ def patch(ctx: click.Context, /, **options: Any) -> None:
 
 @cli.command()
 @click.argument("kind", shell_complete=_complete_kind)
-@click.argument("name")
+@click.argument("name", shell_complete=_complete_name)
 @click.argument("label")
 @click.option("--overwrite", is_flag=True, help="Change the value of a label that is there.")
 @click.option("--remove", is_flag=True, help="Remove the label.")

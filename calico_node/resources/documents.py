@@ -9,7 +9,7 @@ from attrs import field, frozen
 from calico_node.errors import ValidationError
 from calico_node.resources.api import from_dict
 from calico_node.resources.kinds import KINDS
-from calico_node.resources.meta import API_VERSION, Resource
+from calico_node.resources.meta import Resource
 
 if TYPE_CHECKING:
     from yaml.nodes import Node as YAMLNode
@@ -174,9 +174,9 @@ def _items(document: Document) -> tuple[list[Any] | None, str]:
             "must be a list", resource=kind, field="items", value=items, origin=document.origin("items")
         )
     item_kind = kind.removesuffix("List")
-    if item_kind in KINDS and data.get("apiVersion") == API_VERSION:
-        # Items of a typed list may leave out what the list says.
-        head = {"apiVersion": API_VERSION, "kind": item_kind}
+    if item_kind and isinstance(data.get("apiVersion"), str):
+        # Items of a typed list may leave out what the list says: an API server does.
+        head = {"apiVersion": data["apiVersion"], "kind": item_kind}
         items = [{**head, **item} if isinstance(item, dict) else item for item in items]
     return items, "items"
 

@@ -31,12 +31,14 @@ def convert(options: dict[str, Any]) -> int:
     check = not options["ignore_validation"]
     found: dict[str, Resource] = {}
     faults: list[CalicoError] = []
+    renamed: list[str] = []
     for document in documents(options["filename"], options["recursive"], faults):
         try:
             resource = _resource(document, check=check)
             if resource.described in found:
                 raise ValidationError("another document has become this one, too", resource=resource.described)
             found[resource.described] = resource
+            renamed += _renamed(document, resource)
         except ValidationError as error:
             faults.append(document.located(error))
     if faults:
@@ -44,9 +46,18 @@ def convert(options: dict[str, Any]) -> int:
         raise InputError(head + "\n  ".join(str(fault) for fault in faults))
     if not found and not options["skip_empty"]:
         raise InputError("No resources specified")
+    for line in renamed:
+        print(line, file=sys.stderr)
     if found:
         sys.stdout.write(output.render(list(found.values()), format_))
     return 0
+
+
+def _renamed(document: Document, resource: Resource) -> list[str]:
+    """A word about a name that had to change: whoever refers to it has to follow."""
+    old = (document.data.get("metadata") or {}).get("name")
+    new = resource.metadata.name
+    return [f"{document.data['kind']} {old} is called {new} in v3"] if old and old != new else []
 
 
 def _resource(document: Document, *, check: bool) -> Resource:

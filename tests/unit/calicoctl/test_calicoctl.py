@@ -572,12 +572,30 @@ def test_commands_import_only_what_they_need(tmp_path: Path) -> None:
     ],
 )
 def test_words_are_completed(words: str, completed: list[str]) -> None:
+    assert complete(words) == completed
+
+
+def complete(words: str) -> list[str]:
     asked = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" ")), "_CALICOCTL_COMPLETE": "bash_complete"}
     program = "from calico_node.calicoctl.main import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", program], env={**os.environ, **asked}, text=True, capture_output=True, check=True
     )
-    assert [line.partition(",")[2] for line in done.stdout.splitlines()] == completed
+    assert done.stderr == ""
+    return [line.partition(",")[2] for line in done.stdout.splitlines() if line]
+
+
+def test_names_of_resources_are_completed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("apply", "-f", "x.yaml", files={"x.yaml": f"{NODE}---\n{POOL}---\n{NODE.replace('node1', 'node2')}"})
+    run("apply", "-n", "prod", "-f", "p.yaml", files={"p.yaml": POLICY})
+    assert complete("calicoctl get node n") == ["node1", "node2"]
+    assert complete("calicoctl delete node node1 n") == ["node2"]
+    assert complete("calicoctl label ippools ") == ["pool"]
+    assert complete("calicoctl get policy ") == []
+    assert len(complete("calicoctl get policy -n prod ")) == 1
+    assert complete("calicoctl get nonsense ") == []
+    monkeypatch.setenv("ETCD_ENDPOINTS", "http://127.0.0.1:1")
+    assert complete("calicoctl get node ") == []
 
 
 def test_completion_prints_what_the_shell_evaluates(run: Run) -> None:

@@ -59,7 +59,7 @@ def documents(text: str) -> list[dict[str, Any]]:
 
 def test_a_policy(run: Run) -> None:
     done = run("convert", "-f", "p.yaml", files={"p.yaml": POLICY})
-    assert (done.err, done.status) == ("", 0)
+    assert (done.err, done.status) == ("policy Allow.Web is called allow-web-48b69621 in v3\n", 0)
     assert yaml.safe_load(done.out) == {
         "apiVersion": "projectcalico.org/v3",
         "kind": "GlobalNetworkPolicy",
@@ -88,7 +88,12 @@ def test_a_policy(run: Run) -> None:
 
 def test_every_other_kind(run: Run) -> None:
     done = run("convert", "-f", "o.yaml", "-o", "json", files={"o.yaml": OTHERS})
-    assert (done.err, done.status) == ("", 0)
+    assert done.status == 0
+    assert done.err.splitlines() == [
+        "profile k8s_ns.prod is called kns.prod in v3",
+        "hostEndpoint eth0 is called n1.eth0 in v3",
+        "workloadEndpoint eth0 is called n1-k8s-web--1-eth0 in v3",
+    ]
     found = [(item["kind"], item["metadata"], item["spec"]) for item in documents(done.out)]
     assert found[0] == (
         "BGPPeer",
@@ -255,3 +260,25 @@ JSON = st.recursive(
 def test_a_damaged_document_is_converted_or_refused_in_words(kind: str, metadata: Any, spec: Any) -> None:
     with suppress(ValidationError):
         from_dict(convert_v1({"apiVersion": "v1", "kind": kind, "metadata": metadata, "spec": spec}))
+
+
+def test_a_list_of_an_api_server_and_changed_names(run: Run) -> None:
+    items = [
+        {"metadata": {"name": name, "namespace": "prod"}, "spec": {"podSelector": {}, "policyTypes": ["Ingress"]}}
+        for name in ("web", "db")
+    ]
+    policies = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicyList", "items": items}
+    converted = run("convert", "-f", "x", files={"x": yaml.safe_dump(policies)})
+    assert (converted.status, converted.err) == (
+        0,
+        "NetworkPolicy web is called knp.default.web in v3\nNetworkPolicy db is called knp.default.db in v3\n",
+    )
+    assert [item["metadata"]["name"] for item in yaml.safe_load(converted.out)] == [
+        "knp.default.web",
+        "knp.default.db",
+    ]
+    named = run("convert", "-f", "x", files={"x": POLICY})
+    new = yaml.safe_load(named.out)["metadata"]["name"]
+    assert named.err == f"policy Allow.Web is called {new} in v3\n"
+    same = run("convert", "-f", "x", files={"x": POLICY.replace("Allow.Web", "web")})
+    assert (same.status, same.err) == (0, "")
