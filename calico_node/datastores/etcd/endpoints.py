@@ -43,13 +43,13 @@ def parse_endpoint(text: str, *, secure: bool = False) -> Endpoint:
         if not path.startswith("/"):
             raise SettingsError(f"ETCD_ENDPOINTS: {text!r}: a Unix socket is written unix:///path/to/socket")
         return Endpoint(text, f"unix:{path}", False, "", 0)
+    if "@" in text:  # nowhere in an endpoint, and what stands before it is not to be shown
+        raise SettingsError("ETCD_ENDPOINTS: user and password belong in ETCD_USERNAME and ETCD_PASSWORD")
     try:
         parts = urlsplit(text if "//" in text else f"//{text}")
         host, port = parts.hostname, parts.port or DEFAULT_PORT
     except ValueError:
         raise _bad(text) from None
-    if "@" in parts.netloc:
-        raise SettingsError("ETCD_ENDPOINTS: user and password belong in ETCD_USERNAME and ETCD_PASSWORD")
     if not host or parts.scheme not in ("", "http", "https") or parts.path not in ("", "/") or parts.query:
         raise _bad(text)
     secure = parts.scheme == "https" or (not parts.scheme and secure)

@@ -9,6 +9,7 @@ equals a linearizable read; and a lease that was kept alive in time is there.
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import signal
 import time
@@ -178,7 +179,7 @@ class Run:
                 task.cancel()
 
     async def _disturb(self, fault: Fault) -> None:
-        member = self.random.choice(self.cluster.members)
+        member = self.random.choice([self.watched(), *self.cluster.members])
         length = self.random.uniform(0.3, self.longest)
         name = fault.__name__
         self.counts[f"fault {name}"] += 1
@@ -189,6 +190,25 @@ class Run:
             self.counts[f"fault {name}, not carried out"] += 1
             self.report(str(error).strip().splitlines()[-1])
         await asyncio.sleep(self.random.uniform(0.2, 1.0))
+
+    def watched(self) -> Member:
+        """The member that some watcher uses now."""
+        in_use = self.random.choice(self.watchers).engine._connections.current.endpoint.name
+        return self.cluster.members[self.cluster.endpoints.index(in_use)]
+
+    def written(self) -> int:
+        """The newest revision that a writer was told of."""
+        return max((write.revision for write in self.writes[-1000:]), default=1)
+
+    async def outsider(self, member: Member) -> None:
+        """Write by etcd's own client, over ``member``."""
+        change = Change(f"{PREFIX}outsider", f"outsider-{len(self.writes)}".encode())
+        write = Write((change,), ())
+        self.writes.append(write)
+        answer = await self.cluster.etcdctl(
+            "put", change.key, (change.value or b"").decode(), "-w", "json", member=member
+        )
+        write.outcome, write.revision = "done", json.loads(answer)["header"]["revision"]
 
     # What runs meanwhile
 
@@ -379,8 +399,7 @@ async def standstill(run: Run, member: Member, length: float) -> None:
 
 
 async def compaction(run: Run, member: Member, length: float) -> None:
-    revision = max(watcher.revision for watcher in run.watchers)
-    await run.cluster.etcdctl("compact", str(revision))
+    await run.cluster.etcdctl("compact", str(run.written()))
 
 
 async def defragmentation(run: Run, member: Member, length: float) -> None:
@@ -400,13 +419,16 @@ async def hang_that_is_cut(run: Run, member: Member, length: float) -> None:
     member.forwarder.flow()
 
 
-async def compaction_while_a_client_hangs(run: Run, member: Member, length: float) -> None:
+async def compaction_of_what_watchers_lack(run: Run, member: Member, length: float) -> None:
+    """Their member hangs for less time than they bear; they come back to a history that is gone, and list again."""
+    member = run.watched()
+    other = next(each for each in run.cluster.members if each is not member)
     member.forwarder.hang()
-    await asyncio.sleep(length)
-    others = [each for each in run.cluster.members if each is not member]
-    revision = max(watcher.revision for watcher in run.watchers)
+    await asyncio.sleep(min(length, 3.0))
     try:
-        await run.cluster.etcdctl("compact", str(revision), member=others[0])
+        for _ in range(2):
+            await run.outsider(other)
+        await run.cluster.etcdctl("compact", str(run.written()), member=other)
     finally:
         member.forwarder.cut()
         member.forwarder.flow()
@@ -423,5 +445,5 @@ FAULTS: list[Fault] = [
     defragmentation,
     hang,
     hang_that_is_cut,
-    compaction_while_a_client_hangs,
+    compaction_of_what_watchers_lack,
 ]
