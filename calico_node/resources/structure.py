@@ -1,5 +1,6 @@
 """JSON objects to attrs classes and back, by the declared fields; faults carry their field path and value."""
 
+import sys
 import types
 from collections.abc import Callable, Iterator
 from typing import Any, Union, get_args, get_origin
@@ -9,6 +10,8 @@ from attrs import fields, frozen
 from calico_node.resources.fields import KEY, Fault, Member, Struct, json_name
 
 _STRINGS = frozenset((str,))
+_LABEL = 64
+"""Characters below which a map's value may be a label's."""
 
 Reader = Callable[[Any, bool], Any]
 Writer = Callable[[Any], Any]
@@ -210,7 +213,8 @@ def _map_reader(read: Reader) -> Reader:
         if not isinstance(raw, dict):
             raise Fault("must be a map", raw)
         if read is _read_str and _STRINGS.issuperset(map(type, raw.values())) and _STRINGS.issuperset(map(type, raw)):
-            return raw.copy()
+            # Labels: their values are few, each repeated by thousands of objects.
+            return {key: sys.intern(text) if len(text) < _LABEL else text for key, text in raw.items()}
         values = {}
         for key, item in raw.items():
             if not isinstance(key, str):
