@@ -15,7 +15,7 @@ from attrs import field, frozen
 
 from calico_node.errors import SettingsError
 
-DEFAULT_COMPONENTS = ("felix", "bgp", "ipam", "cni")
+DEFAULT_COMPONENTS = ("felix", "bgp", "ipam", "cni", "node_status")
 
 
 def _bool(environ: Mapping[str, str], name: str, default: bool) -> bool:
