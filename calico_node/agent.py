@@ -13,7 +13,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import anyio
@@ -76,6 +76,15 @@ def load_hooks() -> pluggy.PluginManager:
         except Exception as error:
             log.error("hooks plugin skipped", plugin=offer.name, package=offer.package, error=str(error))
     return manager
+
+
+def register_components(manager: pluggy.PluginManager, components: Sequence[Component]) -> None:
+    """Let components answer hooks; one whose hooks do not fit their specification runs without them."""
+    for component in components:
+        try:
+            manager.register(component, f"component:{component.name}")
+        except Exception as error:
+            log.error("a component's hooks are left out", component=component.name, error=str(error))
 
 
 def load_components(settings: Settings) -> list[Component]:
@@ -181,6 +190,7 @@ async def run(settings: Settings) -> None:
     log.info("datastore", type=settings.datastore_type, because=settings.datastore_reason, node=settings.node_name)
     manager = load_hooks()
     components = load_components(settings)
+    register_components(manager, components)
     make_dataplane = dataplane_maker(settings)
     health = HealthRegistry()
     with single_instance(settings):

@@ -6,11 +6,14 @@ Entry points of the group ``calico_node``:
 ``dataplane.X``   a callable ``(context: AgentContext) -> PolicyDataplane``
 ``datastore.X``   an async callable ``(settings: Settings) -> KVEngine``
 ``hooks.X``       a module or object whose functions, marked with ``hookimpl``, implement the hooks below
+
+A component's methods may be marked with ``hookimpl`` too: that is how it answers for what it alone knows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Protocol
 
 import pluggy
@@ -89,6 +92,50 @@ class WorkloadMetadata:
     ports: tuple[Mapping[str, Any], ...] = ()  # WorkloadEndpoint.spec.ports entries
 
 
+@frozen
+class BGPSession:
+    """``kind`` is mesh, global or node; ``state`` as BIRD names it; ``since`` when that began."""
+
+    peer: str
+    kind: str
+    state: str
+    since: datetime
+
+
+@frozen
+class BGPRoute:
+    """One path of the speaker's table.
+
+    ``source`` is kernel, static, direct, mesh or peer, with ``peer`` the address of the router that sent it;
+    ``device`` is the interface, or blackhole or unreachable; ``best``: the one of its destination that is in force.
+    """
+
+    destination: str
+    source: str
+    best: bool
+    device: str
+    gateway: str = ""
+    peer: str = ""
+
+
+@frozen
+class BGPSpeaker:
+    """One address family's speaker; ``routes`` gives its table, a slice at a time, as it is while it is read."""
+
+    ready: bool
+    version: str
+    router_id: str
+    booted: datetime
+    reconfigured: datetime
+    sessions: tuple[BGPSession, ...]
+    routes: Callable[[], Iterator[BGPRoute]] = field(repr=False)
+
+
+@hookspec(firstresult=True)
+def bgp_speakers() -> Mapping[int, BGPSpeaker] | None:
+    """The node's BGP speakers by IP version; None where none runs.  Called in the event loop."""
+
+
 @hookspec(firstresult=True)
 def workload_metadata(namespace: str, pod: str) -> WorkloadMetadata | None:
     """The CNI server asks for a pod's labels, annotations, service account and ports; None when not known here.
@@ -109,11 +156,15 @@ def endpoint_status(endpoint: str, state: str, reason: str) -> None:
 
 __all__ = [
     "AgentContext",
+    "BGPRoute",
+    "BGPSession",
+    "BGPSpeaker",
     "Component",
     "Health",
     "HealthReporter",
     "PolicyDataplane",
     "WorkloadMetadata",
+    "bgp_speakers",
     "component_failed",
     "endpoint_status",
     "hookimpl",

@@ -17,7 +17,7 @@ from calico_node.errors import SettingsError
 
 CALICO_VERSION = "v3.33.0"
 """The Calico release whose formats this project writes."""
-DEFAULT_COMPONENTS = ("felix", "bgp", "ipam", "cni")
+DEFAULT_COMPONENTS = ("felix", "bgp", "ipam", "cni", "node_status")
 
 
 def _bool(environ: Mapping[str, str], name: str, default: bool) -> bool:

@@ -29,7 +29,7 @@ _DEFAULTS = {
     "CALICO_IPV4POOL_IPIP": "Never",
     "CALICO_IPV4POOL_VXLAN": "Never",
 }
-COMPONENTS = "felix,bgp,ipam,cni"
+COMPONENTS = "felix,bgp,ipam,cni,node_status"
 HEALTH_PORT = 9099
 
 

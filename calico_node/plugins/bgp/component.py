@@ -15,13 +15,14 @@ import structlog
 from attrs import define
 
 from calico_node.errors import CalicoError
-from calico_node.hookspecs import AgentContext, HealthReporter
+from calico_node.hookspecs import AgentContext, BGPSpeaker, HealthReporter, hookimpl
 from calico_node.model import SyncStatus
 from calico_node.plugins.bgp.config import Configuration, Datastore, build
 from calico_node.plugins.bgp.kernel import adopted_routes
 from calico_node.plugins.bgp.prefix import prefix_text
 from calico_node.plugins.bgp.session import State
 from calico_node.plugins.bgp.speaker import Speaker
+from calico_node.plugins.bgp.status import Clock, describe
 from calico_node.plugins.bgp.transport import Transport
 from calico_node.resources.bgp import SecretKeyRef
 from calico_node.syncer import SyncerKind, stream
@@ -45,6 +46,7 @@ class _Family:
     speaker: Speaker
     transport: Transport
     configuration: Configuration | None = None
+    configured_at: float = 0.0
 
 
 class BGP:
@@ -57,10 +59,20 @@ class BGP:
 
     def __init__(self) -> None:
         self._given: set[str] = set()  # destinations that the route sink holds for us, across restarts of ``run``
+        self._life: _Run | None = None
 
     async def run(self, context: AgentContext) -> None:
         """Work until cancelled."""
-        await _Run(context, self._given).run()
+        self._life = _Run(context, self._given)
+        try:
+            await self._life.run()
+        finally:
+            self._life = None
+
+    @hookimpl
+    def bgp_speakers(self) -> Mapping[int, BGPSpeaker] | None:
+        """See ``hookspecs.bgp_speakers``."""
+        return self._life.speakers() if self._life is not None else None
 
 
 class _Run:
@@ -75,7 +87,8 @@ class _Run:
         self._data = Datastore()
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
-        now = self._loop.time()
+        self._born = now = self._loop.time()
+        self._clock = Clock(self._loop.time)
         self._families = {version: self._family(version, now) for version in (4, 6)}
         self._in_sync = False
         self._kernel_seen = False
@@ -208,7 +221,7 @@ class _Run:
             if configuration.enabled:
                 family.transport.configure(configuration.listen, configuration.port, configuration.speaker.peers)
             if configuration != family.configuration:
-                family.configuration = configuration
+                family.configuration, family.configured_at = configuration, now
                 family.speaker.configure(configuration.speaker, now)
             if not self._configured and self._adopted:
                 family.speaker.recover(now)
@@ -288,6 +301,21 @@ class _Run:
     def _faults(self, speaker: Speaker, name: str) -> dict[str, object]:
         count, last = speaker.faults.get(name, (0, ""))
         return {"malformed_updates": count, "last_malformed_update": last} if count else {}
+
+    def speakers(self) -> Mapping[int, BGPSpeaker] | None:
+        """What ``bgp_speakers`` answers; None until the datastore has said what they must be."""
+        found: dict[int, BGPSpeaker] = {}
+        for version, family in self._families.items():
+            if family.configuration is not None:
+                found[version] = describe(
+                    family.speaker,
+                    router_id=family.configuration.speaker.router_id if family.configuration.router_id_known else 0,
+                    ready=not family.transport.error,
+                    booted=self._clock.wall(self._born),
+                    reconfigured=self._clock.wall(family.configured_at),
+                    clock=self._clock,
+                )
+        return found or None
 
     def _sessions(self, speaker: Speaker) -> list[Mapping[str, object]]:
         wall, now = datetime.datetime.now(datetime.UTC), self._loop.time()

@@ -38,6 +38,7 @@ class Configuration:
     port: int
     enabled: bool
     rejected: Mapping[str, str]
+    router_id_known: bool = True
 
 
 @define
@@ -134,6 +135,7 @@ def build(
         port=port,
         enabled=bool(address) and bool(router_id),
         rejected=rejected,
+        router_id_known=bool(router_id),
     )
 
 
