@@ -9,8 +9,10 @@ import pytest
 from calico_node.dataplanes.contract import ConnectedPrefix, KernelView, Route, RouteType
 from calico_node.hookspecs import BGPRoute, BGPSpeaker
 from calico_node.plugins.bgp import status
+from calico_node.plugins.bgp.packet import Attributes
 from calico_node.plugins.bgp.peers import PeerConfig
-from calico_node.plugins.bgp.prefix import address_to_number
+from calico_node.plugins.bgp.prefix import address_to_number, parse_prefix
+from calico_node.plugins.bgp.rib import Origin, Path, PathKey
 from calico_node.plugins.bgp.speaker import Speaker, SpeakerConfig
 from calico_node.plugins.bgp.status import Clock, describe
 from tests.unit.bgp.simulator import Network, Node
@@ -110,3 +112,21 @@ def test_a_moment_is_told_the_same_until_the_clock_is_set(monkeypatch: pytest.Mo
     assert clock.wall(90.0) == first
     wall += datetime.timedelta(hours=1)
     assert clock.wall(90.0) == first + datetime.timedelta(hours=1, seconds=0.4)
+
+
+def test_a_learned_ipv6_route() -> None:
+    speaker = Speaker(6, lambda: 0.5)
+    speaker.configure(SpeakerConfig(address_to_number("10.0.0.1")), 0.0)
+    speaker.set_kernel(KernelView((), (ConnectedPrefix("fd00::1/64", "eth0"),)))
+    path = Path(
+        PathKey("Mesh_fd00__2"),
+        Origin.BGP,
+        100,
+        Attributes(next_hop="fd00::2"),
+        peer_address=address_to_number("fd00::2"),
+    )
+    speaker.table.set(parse_prefix("fd77::/122"), path)
+    while speaker.step(100, 0.0):
+        pass
+    learned = next(route for route in told(speaker).routes() if route.destination == "fd77::/122")
+    assert learned == BGPRoute("fd77::/122", "mesh", True, "eth0", "fd00::2", "fd00::2")
