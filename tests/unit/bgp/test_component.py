@@ -218,3 +218,26 @@ def test_a_port_in_use_is_reported_and_tried_again(tmp_path: Path) -> None:
             await task.__aexit__(None, None, None)
 
     asyncio.run(work())
+
+
+def test_the_speakers_are_told_of_while_the_component_runs(tmp_path: Path) -> None:
+    async def work() -> None:
+        sink, health, component = Sink(), Reporter(), BGP()
+        async with context_for(tmp_path, sink, health) as (context, client):
+            assert component.bgp_speakers() is None
+            async with running(component, context):
+                await give(client, "10.77.1.0/26")
+                await eventually(lambda: "10.77.1.0/26" in sink.routes)
+                speakers = component.bgp_speakers()
+                assert speakers is not None
+                assert {version: speaker.router_id for version, speaker in speakers.items()} == {
+                    4: "127.0.0.1",
+                    6: "127.0.0.1",
+                }
+                assert speakers[4].ready
+                assert speakers[4].booted <= speakers[4].reconfigured
+                own = [route for route in speakers[4].routes() if route.destination == "10.77.1.0/26"]
+                assert [(route.source, route.device, route.best) for route in own] == [("static", "blackhole", True)]
+            assert component.bgp_speakers() is None
+
+    asyncio.run(work())
