@@ -76,13 +76,7 @@ class _Run:
                 self._report()
 
     def _apply(self, group: anyio.abc.TaskGroup, name: str, value: object) -> None:
-        title = f"CalicoNodeStatus({name})"
-        self._rejected.pop(title, None)
-        wanted = isinstance(value, CalicoNodeStatus) and value.spec.node == self._node
-        if wanted and isinstance(value, CalicoNodeStatus) and value.spec.update_period_seconds is None:
-            self._rejected[title] = "spec.updatePeriodSeconds: is required"
-            wanted = False
-        if not wanted or not isinstance(value, CalicoNodeStatus):
+        if not isinstance(value, CalicoNodeStatus) or value.spec.node != self._node:
             if name in self._objects:
                 self._objects.pop(name)[1].cancel()
         elif name in self._objects:
