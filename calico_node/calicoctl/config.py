@@ -35,12 +35,8 @@ _ENVIRONMENT = {
     "k8sCurrentContext": "K8S_CURRENT_CONTEXT",
     "calicoAPIGroup": "CALICO_API_GROUP",
 }
-_INLINE = {
-    "etcdKey": "etcdKeyFile",
-    "etcdCert": "etcdCertFile",
-    "etcdCACert": "etcdCACertFile",
-    "kubeconfigInline": "kubeconfig",
-}
+_ETCD_INLINE = ("etcdKey", "etcdCert", "etcdCACert")
+_INLINE = {"kubeconfigInline": "kubeconfig"}
 
 
 _TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
@@ -58,6 +54,8 @@ _DATASTORE_VARIABLES = (
     "CALICO_DATASTORE_TYPE",
     "ETCD_ENDPOINTS",
     "CALICO_ETCD_ENDPOINTS",
+    "ETCD_DISCOVERY_SRV",
+    "CALICO_ETCD_DISCOVERY_SRV",
     "CALICO_DATASTORE_PATH",
     "KUBECONFIG",
 )
@@ -71,16 +69,20 @@ def load_settings(config: str, context: str) -> Settings:
     ``SettingsError``.
     """
     environ = dict(os.environ)
+    inline: dict[str, str] = {}
     if config:
-        environ.update(_read(config))
+        found, inline = _read(config)
+        environ.update(found)
     elif Path(DEFAULT_FILE).is_file() and not any(environ.get(name) for name in _DATASTORE_VARIABLES):
-        environ = {**_read(DEFAULT_FILE), **environ}
+        found, inline = _read(DEFAULT_FILE)
+        environ = {**found, **environ}
     if context:
         environ["K8S_CURRENT_CONTEXT"] = context
-    return Settings.load(environ)
+    return Settings.load(environ, inline)
 
 
-def _read(filename: str) -> dict[str, str]:
+def _read(filename: str) -> tuple[dict[str, str], dict[str, str]]:
+    """The file as environment variables, and the certificates that it holds itself."""
     from calico_node.resources import API_VERSION, load_documents
 
     try:
@@ -102,7 +104,11 @@ def _read(filename: str) -> dict[str, str]:
     spec = data.get("spec") or {}
     if not isinstance(spec, dict):
         raise InputError("invalid config file: spec must be an object")
-    return _to_environment(spec)
+    inline = {name: spec.pop(name) or "" for name in _ETCD_INLINE if name in spec}
+    for name, pem in inline.items():
+        if not isinstance(pem, str):
+            raise InputError(f"invalid config file: {name} must be text")
+    return _to_environment(spec), inline
 
 
 def _to_environment(spec: dict[str, Any]) -> dict[str, str]:

@@ -21,6 +21,7 @@ from calico_node.errors import (
     ValidationError,
 )
 from calico_node.resources import TIERED_KINDS, from_dict
+from calico_node.resources.endpoint_names import workload_endpoint_name
 
 if TYPE_CHECKING:
     from calico_node.datastores.client import Client, Resource
@@ -107,9 +108,6 @@ def _annotated_name(annotation: str) -> str:
 
 def name_workload_endpoint(resource: Resource) -> None:
     """Give the composed name, or refuse another.  Raises ``ValidationError``."""
-    # Its package takes longer to import than all the rest of the client, and most programs write no endpoint.
-    from calico_node.kubernetes.names import workload_endpoint_name
-
     spec = resource.spec
     workload = {"k8s": spec.pod, "cni": spec.container_id}.get(spec.orchestrator, spec.workload)
     name = workload_endpoint_name(spec.node or "", spec.orchestrator or "", workload or "", spec.endpoint or "")
