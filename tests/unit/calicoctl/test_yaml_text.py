@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from calico_node.calicoctl.yamltext import yaml_text
@@ -22,7 +22,7 @@ LIKELY = st.sampled_from(
         "00000000-0000-0000-0000-1", "y", "N", "0o17", "+1", "-1.5E3", "1.", "a\\b",
     )
 )  # fmt: skip
-TEXT = LIKELY | st.text(max_size=12) | st.text("ab01.:-/# '\"&|=!_T+e", max_size=10)
+TEXT = LIKELY | st.text(max_size=12) | st.text("ab01.:-/# '\"&|=!_T+eéαあ😀\u00a0\u2029", max_size=10)
 LEAF = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT
 DATA = st.recursive(
     LEAF,
@@ -48,6 +48,7 @@ def reference(data: Any) -> str:
 @settings(max_examples=300)
 @given(DATA)
 def test_it_is_what_pyyaml_writes(data: Any) -> None:
+    assume("\\n" not in repr(data))
     assert alike(yaml_text(data)) == alike(reference(data))
     assert yaml.safe_load(yaml_text(data)) == data
 
@@ -55,6 +56,7 @@ def test_it_is_what_pyyaml_writes(data: Any) -> None:
 @settings(max_examples=300)
 @given(TEXT)
 def test_each_text_and_key_is_as_pyyaml_writes_it(text: str) -> None:
+    assume("\n" not in text)
     data = [{"a": [{text: {"b": text}}], "c": text}, text]
     assert alike(yaml_text(data)) == alike(reference(data))
     assert yaml.safe_load(yaml_text(data)) == data
@@ -71,8 +73,22 @@ def test_quotes_are_those_of_calico() -> None:
         assert yaml_text({"a": text}) == f"a: '{text}'\n"
 
 
+@settings(max_examples=300)
+@given(DATA, st.text("a:# -'\n", max_size=12))
+def test_what_was_written_is_read_again(data: Any, lines: str) -> None:
+    for wanted in (data, [{"a": [{"b": lines, "c": [lines, data]}], "d": lines}, lines]):
+        assert yaml.safe_load(yaml_text(wanted)) == wanted
+
+
+def test_texts_of_several_lines_stand_below_a_sign() -> None:
+    data = {"items": [{"note": "a\n  b: c\n\nd", "x": 1}], "last": ["e\nf\n"], "more": "g\n\n"}
+    assert yaml_text(data) == (
+        "items:\n- note: |-\n    a\n      b: c\n\n    d\n  x: 1\nlast:\n- |\n  e\n  f\nmore: |+\n  g\n\n"
+    )
+
+
 def test_an_unusual_item_is_written_beside_the_others() -> None:
-    items = [{"name": "a"}, {"name": "b\nc", "spec": {"x": [1]}}, {"name": "d"}]
+    items = [{"name": "a"}, {"name": "b\u2028c", "spec": {"x": [1]}}, {"name": "d"}]
     for data in (items, {"items": items, "kind": "List"}):
         assert yaml_text(data) == reference(data)
 
