@@ -1,9 +1,10 @@
 """JSON-like data as YAML text, in a quarter of the time that PyYAML takes.  Pure.
 
 PyYAML makes a tree of nodes and several calls for each of them; what a resource is made of needs none of that.  What
-is unusual (controls, emoji, keys with signs in them) is left to PyYAML.  Apart from that the text is PyYAML's, but
-for two things that are as in what Calico's tool writes: what would be read as a number, a date or a truth value (also
-by that tool's reader alone) stands in double quotes, and texts of several lines stand below a ``|``.
+is unusual (controls, emoji, keys with signs in them) is left to PyYAML.
+
+Styles are chosen as Calico's tool does: what would be read as a number, a date or a truth value (also by that tool's
+reader alone) stands in double quotes, and texts of several lines stand below a ``|``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 import yaml
 
-_DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+_DUMPER: Any = type("Dumper", (getattr(yaml, "CSafeDumper", yaml.SafeDumper),), {})
 _RESOLVERS: dict[str | None, list[tuple[str, re.Pattern[str]]]] = {
     first: [(tag, pattern) for tag, pattern in known if not tag.endswith(":yaml")]
     for first, known in _DUMPER.yaml_implicit_resolvers.items()
@@ -83,7 +84,10 @@ def _sequence(out: list[str], data: list[Any], indent: str, lead: str) -> None:
                     raise
                 # One unusual item of a long list costs no more than itself.
                 del out[before:]
-                out.append(_dump([item]))
+                text = _dump([item])
+                if text.endswith("\n...\n"):
+                    raise  # a text with blank lines at its end has ended the document
+                out.append(text)
         elif type(item) is list and item:
             _sequence(out, item, indent + "  ", lead + "- ")
         else:
@@ -115,10 +119,11 @@ def _leaf(value: Any, indent: str) -> str:
 def _lines(text: str, indent: str) -> str:
     """A text of several lines: ``|`` and what its end is like, then the lines."""
     lines = text.split("\n")
-    if not all(_ONE_LINE.fullmatch(line) for line in lines) or text[0] in " \n" or " \n" in text or text[-1] == " ":
+    readable = all(_ONE_LINE.fullmatch(line) for line in lines)
+    if not readable or text[0] in " \n" or " \n" in text or text[-1] == " " or text.endswith("\n\n"):
         raise _Unusual
-    end = "-" if lines[-1] else "+" if text.endswith("\n\n") else ""
-    if end != "-":
+    end = "-" if lines[-1] else ""
+    if not end:
         lines.pop()
     return f"|{end}\n" + "\n".join(f"{indent}  {line}" if line else "" for line in lines)
 
@@ -128,10 +133,23 @@ def _text(text: str) -> str:
     if not _ONE_LINE.fullmatch(text):
         # PyYAML breaks lines and writes other signs in its own way.
         raise _Unusual
-    if _NUMBER_IN_GO.fullmatch(text) or any(
-        pattern.match(text) for _, pattern in (*_RESOLVERS.get(text[:1], ()), *_RESOLVERS.get(None, ()))
-    ):
+    if _means_more(text):
         return f'"{text}"'
     if _PLAIN.fullmatch(text) and " #" not in text:
         return text
     return _dump([text])[2:-1]
+
+
+def _means_more(text: str) -> bool:
+    """Whether without quotes it would be something else than a text."""
+    return bool(_NUMBER_IN_GO.fullmatch(text)) or any(
+        pattern.match(text) for _, pattern in (*_RESOLVERS.get(text[:1], ()), *_RESOLVERS.get(None, ()))
+    )
+
+
+def _represent(dumper: Any, text: str) -> Any:
+    style = "|" if "\n" in text else '"' if _means_more(text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_DUMPER.add_representer(str, _represent)
