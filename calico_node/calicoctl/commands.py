@@ -135,7 +135,11 @@ def _quoted_kind(kinds: Sequence[str]) -> str:
 
 
 def _failed(verb: str, past: str, kind: str, count: int, done: Sequence[str], errors: Sequence[CalicoError]) -> int:
-    """Say what was done in spite of the errors, and what they are; those behind an error are tried too."""
+    """Say what was done in spite of the errors, and what they are.
+
+    What stands behind an error is tried too, as Calico's tool does whatever its help says: a resource that another
+    one of the file was to prepare fails for itself.
+    """
     text = f"[{' '.join(map(str, errors))}]"
     if done:
         # "the first" is Calico's wording; which they are stands below it.
@@ -174,6 +178,8 @@ def delete(options: Options) -> int:
                     if not (isinstance(error, ResourceDoesNotExist) and options["skip_not_exists"]):
                         print(f"Failed to delete {shown}resource: {error}", file=sys.stderr)
                         status = 1
+                        if type(error) is DatastoreError:
+                            break  # the datastore itself is away
                         continue
                 deleted += 1
         if deleted:

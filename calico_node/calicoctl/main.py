@@ -219,7 +219,8 @@ def main(arguments: list[str] | None = None) -> None:
     except (KeyboardInterrupt, click.Abort):
         sys.exit(130)
     except OSError as error:
-        _fail(f"failed to execute command: {error}")
+        where = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+        _fail(f"failed to execute command: {where}")
     except Exception as error:
         if "debug" in (sys.argv if arguments is None else arguments):
             raise

@@ -1,9 +1,10 @@
 """JSON-like data as YAML text, in a quarter of the time that PyYAML takes.  Pure.
 
 PyYAML makes a tree of nodes and several calls for each of them; what a resource is made of needs none of that.  What
-is unusual (texts of several lines, keys with signs in them) is left to PyYAML.  Apart from that the text is PyYAML's,
-but for texts that would be read as a number, a date or a truth value: those stand in double quotes, as in what
-Calico's tool writes, and they are also those that its reader (and not PyYAML's) takes for one.
+is unusual (controls, emoji, keys with signs in them) is left to PyYAML.
+
+Styles are chosen as Calico's tool does: what would be read as a number, a date or a truth value (also by that tool's
+reader alone) stands in double quotes, and texts of several lines stand below a ``|``.
 """
 
 from __future__ import annotations
@@ -14,18 +15,19 @@ from typing import Any
 
 import yaml
 
-_DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+_DUMPER: Any = type("Dumper", (getattr(yaml, "CSafeDumper", yaml.SafeDumper),), {})
 _RESOLVERS: dict[str | None, list[tuple[str, re.Pattern[str]]]] = {
     first: [(tag, pattern) for tag, pattern in known if not tag.endswith(":yaml")]
     for first, known in _DUMPER.yaml_implicit_resolvers.items()
 }
 """What texts are read as by how they start; the tag ``yaml`` just says that a sign alone cannot be read."""
-_PLAIN = re.compile(r"[A-Za-z0-9/](?:[ -9;-~]*[!-9;-~])?", re.ASCII)
+_LETTERS = "\u00a1-\u1fff\u2030-\ud7ff"
+_PLAIN = re.compile(rf"[A-Za-z0-9/{_LETTERS}](?:[ -9;-~{_LETTERS}]*[!-9;-~{_LETTERS}])?")
 """Texts without a sign that YAML minds, but for ``#`` behind a blank, and those that mean something else."""
 _NUMBER_IN_GO = re.compile(
     r"[yYnN]|[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?0[xob][0-9a-fA-F_]+", re.ASCII
 )
-_ONE_LINE = re.compile(r"[ -~]*", re.ASCII)
+_ONE_LINE = re.compile(rf"[ -~{_LETTERS}]*")
 _LONGEST_KEY = 100
 
 
@@ -67,7 +69,7 @@ def _mapping(out: list[str], data: dict[str, Any], indent: str, lead: str) -> No
             out.append(f"{lead}{_key(key)}:\n")
             _sequence(out, value, indent, indent)
         else:
-            out.append(f"{lead}{_key(key)}: {_leaf(value)}\n")
+            out.append(f"{lead}{_key(key)}: {_leaf(value, indent)}\n")
         lead = indent
 
 
@@ -82,11 +84,14 @@ def _sequence(out: list[str], data: list[Any], indent: str, lead: str) -> None:
                     raise
                 # One unusual item of a long list costs no more than itself.
                 del out[before:]
-                out.append(_dump([item]))
+                text = _dump([item])
+                if text.endswith("\n...\n"):
+                    raise  # a text with blank lines at its end has ended the document
+                out.append(text)
         elif type(item) is list and item:
             _sequence(out, item, indent + "  ", lead + "- ")
         else:
-            out.append(f"{lead}- {_leaf(item)}\n")
+            out.append(f"{lead}- {_leaf(item, indent)}\n")
         lead = indent
 
 
@@ -97,9 +102,9 @@ def _key(key: str) -> str:
     return _text(key)
 
 
-def _leaf(value: Any) -> str:
+def _leaf(value: Any, indent: str) -> str:
     if type(value) is str:
-        return _text(value)
+        return _lines(value, indent) if "\n" in value else _text(value)
     if value is True:
         return "true"
     if value is False:
@@ -111,15 +116,40 @@ def _leaf(value: Any) -> str:
     return _dump([value])[2:-1]
 
 
+def _lines(text: str, indent: str) -> str:
+    """A text of several lines: ``|`` and what its end is like, then the lines."""
+    lines = text.split("\n")
+    readable = all(_ONE_LINE.fullmatch(line) for line in lines)
+    if not readable or text[0] in " \n" or " \n" in text or text[-1] == " " or text.endswith("\n\n"):
+        raise _Unusual
+    end = "-" if lines[-1] else ""
+    if not end:
+        lines.pop()
+    return f"|{end}\n" + "\n".join(f"{indent}  {line}" if line else "" for line in lines)
+
+
 @lru_cache(4096)
 def _text(text: str) -> str:
     if not _ONE_LINE.fullmatch(text):
         # PyYAML breaks lines and writes other signs in its own way.
         raise _Unusual
-    if _NUMBER_IN_GO.fullmatch(text) or any(
-        pattern.match(text) for _, pattern in (*_RESOLVERS.get(text[:1], ()), *_RESOLVERS.get(None, ()))
-    ):
+    if _means_more(text):
         return f'"{text}"'
     if _PLAIN.fullmatch(text) and " #" not in text:
         return text
     return _dump([text])[2:-1]
+
+
+def _means_more(text: str) -> bool:
+    """Whether without quotes it would be something else than a text."""
+    return bool(_NUMBER_IN_GO.fullmatch(text)) or any(
+        pattern.match(text) for _, pattern in (*_RESOLVERS.get(text[:1], ()), *_RESOLVERS.get(None, ()))
+    )
+
+
+def _represent(dumper: Any, text: str) -> Any:
+    style = "|" if "\n" in text else '"' if _means_more(text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_DUMPER.add_representer(str, _represent)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.unit.calicoctl.conftest import Run
-from tests.unit.calicoctl.test_datastore import WORLD, everything, fill, other_store
+from tests.unit.calicoctl.test_datastore import KILLED, WORLD, everything, fill, other_store
 from tests.unit.calicoctl.test_ipam import with_client
 
 POLICY = """\
@@ -56,6 +58,26 @@ def test_a_cluster_moves_to_etcd_and_back(run: Run, empty_etcd: str, monkeypatch
     assert run("datastore", "migrate", "import", "-f", "back").status == 0
     assert everything() == before
     assert run("datastore", "migrate", "unlock").out == "Datastore unlocked.\n"
+
+
+def test_an_import_into_etcd_that_was_killed_is_completed(
+    run: Run, empty_etcd: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policies = "".join(f"---\n{POLICY % (number, number)}" for number in range(250))
+    run("apply", "-f", "w.yaml", files={"w.yaml": WORLD + policies})
+    with_client(fill)
+    run("datastore", "migrate", "lock")
+    before = everything()
+    Path("export").write_text(run("datastore", "migrate", "export", "--all").out)
+    monkeypatch.setenv("ETCD_ENDPOINTS", empty_etcd)
+    for _ in range(4):
+        killed = subprocess.run([sys.executable, "-c", KILLED, "2"], check=False, capture_output=True)
+        assert killed.returncode == -signal.SIGKILL
+    assert 100 < len(everything()) < len(before)
+    done = run("datastore", "migrate", "import", "-f", "export")
+    assert done.status == 0
+    assert "are there from an import of this file that did not end" in done.err
+    assert everything() == before
 
 
 def test_the_ipam_commands(run: Run, empty_etcd: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -213,17 +213,18 @@ def test_import_wants_an_empty_datastore(world: Run, monkeypatch: pytest.MonkeyP
 KILLED = """\
 import os, signal, sys
 from calico_node.calicoctl import main
-from calico_node.datastores.client import Client
 from calico_node.datastores.embedded import EmbeddedEngine
+from calico_node.datastores.etcd.engine import EtcdEngine
 left = int(sys.argv[1])
-write = EmbeddedEngine.txn
+Engine = EtcdEngine if "ETCD_ENDPOINTS" in os.environ else EmbeddedEngine
+write = Engine.txn
 async def txn(*arguments):
     global left
     if left == 0:
         os.kill(os.getpid(), signal.SIGKILL)
     left -= 1
     return await write(*arguments)
-EmbeddedEngine.txn = txn
+Engine.txn = txn
 main.main(["datastore", "migrate", "import", "-f", "export"])
 """
 
