@@ -15,6 +15,8 @@ from attrs import field, frozen
 
 from calico_node.errors import SettingsError
 
+CALICO_VERSION = "v3.33.0"
+"""The Calico release whose formats this project writes."""
 DEFAULT_COMPONENTS = ("felix", "bgp", "ipam", "cni")
 
 
@@ -44,7 +46,8 @@ class Settings:
 
     ``environ`` is the whole environment, for the parameters that components read themselves (FELIX_*, IP, AS, …).
     ``datastore_reason`` says in words why ``datastore_type`` was chosen.  ``etcd_inline`` is the PEM that a
-    CalicoAPIConfig gives itself (etcdCACert, etcdCert, etcdKey).
+    CalicoAPIConfig gives itself (etcdCACert, etcdCert, etcdKey).  ``use_pod_cidr`` (USE_POD_CIDR) says that addresses
+    come from the Nodes' podCIDRs and not from Calico's IPAM.
     """
 
     node_name: str
@@ -59,6 +62,7 @@ class Settings:
     components: tuple[str, ...] = DEFAULT_COMPONENTS
     dataplane: str = "nftables"
     log_level: str = "info"
+    use_pod_cidr: bool = False
     health_enabled: bool = True
     health_host: str = "localhost"
     health_port: int = 9099
@@ -93,6 +97,9 @@ class Settings:
             components=tuple(part.strip() for part in components.split(",") if part.strip()) or DEFAULT_COMPONENTS,
             dataplane=env.get("CALICO_DATAPLANE") or "nftables",
             log_level=(env.get("FELIX_LOGSEVERITYSCREEN") or env.get("CALICO_LOG_LEVEL") or "info").lower(),
+            use_pod_cidr=_bool(
+                env, "CALICO_USE_POD_CIDR" if env.get("CALICO_USE_POD_CIDR") else "USE_POD_CIDR", False
+            ),
             health_enabled=_bool(env, "FELIX_HEALTHENABLED", True),
             health_host=env.get("FELIX_HEALTHHOST") or "localhost",
             health_port=_port(env, "FELIX_HEALTHPORT", 9099),

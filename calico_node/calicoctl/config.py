@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from calico_node.calicoctl.manifests import InputError
+from calico_node.calicoctl.errors import InputError
 from calico_node.errors import ValidationError
 from calico_node.settings import Settings
 
@@ -39,6 +39,16 @@ _ETCD_INLINE = ("etcdKey", "etcdCert", "etcdCACert")
 _INLINE = {"kubeconfigInline": "kubeconfig"}
 
 
+_TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "k8sInsecureSkipTLSVerify": (bool, "true or false"),
+    "k8sDisableNodePoll": (bool, "true or false"),
+    "usePodCIDR": (bool, "true or false"),
+    "k8sClientQPS": ((int, float), "a number"),
+    "k8sClientBurst": (int, "a whole number"),
+}
+"""The members of a file that are not text."""
+UNKNOWN = "field in document is not recognized or is in the wrong location"
+
 _DATASTORE_VARIABLES = (
     "DATASTORE_TYPE",
     "CALICO_DATASTORE_TYPE",
@@ -62,11 +72,6 @@ def load_settings(config: str, context: str) -> Settings:
     inline: dict[str, str] = {}
     if config:
         found, inline = _read(config)
-        if any(inline.values()):
-            # Inline and in files cannot be mixed within one origin; the environment's are another cluster's.
-            for name in ("etcdKeyFile", "etcdCertFile", "etcdCACertFile"):
-                environ.pop(_ENVIRONMENT[name], None)
-                environ.pop(f"CALICO_{_ENVIRONMENT[name]}", None)
         environ.update(found)
     elif Path(DEFAULT_FILE).is_file() and not any(environ.get(name) for name in _DATASTORE_VARIABLES):
         found, inline = _read(DEFAULT_FILE)
@@ -90,9 +95,12 @@ def _read(filename: str) -> tuple[dict[str, str], dict[str, str]]:
     if not isinstance(data, dict):
         raise InputError(f"invalid config file: {filename} must hold one CalicoAPIConfig document")
     if data.get("apiVersion") != API_VERSION:
-        raise InputError(f"invalid config file: unknown APIVersion {data.get('apiVersion')!r}")
+        raise InputError(f"invalid config file: unknown APIVersion '{data.get('apiVersion') or ''}'")
     if data.get("kind") != "CalicoAPIConfig":
-        raise InputError(f"invalid config file: expected kind 'CalicoAPIConfig', got {data.get('kind')!r}")
+        raise InputError(f"invalid config file: expected kind 'CalicoAPIConfig', got '{data.get('kind') or ''}'")
+    for name in data:
+        if name not in ("apiVersion", "kind", "metadata", "spec"):
+            raise InputError(f"invalid config file: {UNKNOWN}: {name}")
     spec = data.get("spec") or {}
     if not isinstance(spec, dict):
         raise InputError("invalid config file: spec must be an object")
@@ -104,18 +112,19 @@ def _read(filename: str) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def _to_environment(spec: dict[str, Any]) -> dict[str, str]:
-    environ: dict[str, str] = {}
+    """What a file says as variables: those it leaves out are empty, so that the environment cannot add to a file."""
+    # A variable with the prefix would win over the file.
+    environ = {prefix + name: "" for name in _ENVIRONMENT.values() for prefix in ("", "CALICO_")}
     for name, value in spec.items():
         if name in _INLINE:
             raise InputError(f"invalid config file: {name} is not supported; use {_INLINE[name]}")
         if name not in _ENVIRONMENT:
-            raise InputError(
-                f"invalid config file: field in document is not recognized or is in the wrong location: {name}"
-            )
-        if value is None or isinstance(value, dict | list):
-            raise InputError(f"invalid config file: {name} must be text")
+            raise InputError(f"invalid config file: {UNKNOWN}: {name}")
+        expected, what = _TYPES.get(name, (str, "text"))
+        if value is None:
+            continue
+        if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
+            raise InputError(f"invalid config file: {name} = {value!r}: must be {what}")
         text = str(value).lower() if isinstance(value, bool) else str(value)
-        environ[_ENVIRONMENT[name]] = text
-        # A variable with the prefix would win over the file.
-        environ["CALICO_" + _ENVIRONMENT[name]] = text
+        environ[_ENVIRONMENT[name]] = environ["CALICO_" + _ENVIRONMENT[name]] = text
     return environ

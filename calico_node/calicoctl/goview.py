@@ -26,6 +26,8 @@ _POINTERS = frozenset(("assignmentMode", "protocol", "notProtocol", "defaultActi
 """Texts that are pointers: absent, they are nil."""
 _RENAMED: Mapping[str, Mapping[str, str]] = {
     "FelixConfigurationSpec": {"ExternalNodesCIDRList": "externalNodesList"},
+    "Controllers": {"Migration": "policyMigration"},
+    "MigrationController": {"PolicyNameMigrator": "enabled"},
 }
 """Go names that are not the JSON name in another case, by class."""
 

@@ -43,13 +43,14 @@ from calico_node.errors import (
     ValidationError,
 )
 from calico_node.resources import KINDS, apply_defaults, decode, encode, validate
+from calico_node.settings import CALICO_VERSION
 
 _log = logging.getLogger(__name__)
 
-CALICO_VERSION = "v3.33.0"
-"""The Calico release whose formats this project writes."""
 PAGE = 1000
 APPLY_TRIES = 5
+LIST_TRIES = 5
+"""How often a list is begun anew when its revision is compacted before its last page is read."""
 # Decoding a page at once would hold the event loop for too long.
 _LIST_SLICE = 100
 _APPLY_PAUSE = 0.1
@@ -115,7 +116,18 @@ class Client:
         return read_resource(kind, stored)
 
     async def list(self, kind: str, namespace: str = "") -> ResourceList:
-        """All resources of ``kind`` (in ``namespace``); those that cannot be read are left out with a warning."""
+        """All resources of ``kind`` (in ``namespace``); those that cannot be read are left out with a warning.
+
+        Raises ``Compacted`` only where the store forgets the list's revision again and again while it is read.
+        """
+        for _ in range(LIST_TRIES - 1):
+            try:
+                return await self._list_once(kind, namespace)
+            except Compacted as error:
+                _log.info("%s: listing again: %s", kind, error)
+        return await self._list_once(kind, namespace)
+
+    async def _list_once(self, kind: str, namespace: str) -> ResourceList:
         items: list[Resource] = [rules.default_allow_profile()] if kind == "Profile" else []
         revision, after = 0, ""
         while True:
@@ -415,7 +427,6 @@ def _now() -> str:
 
 
 __all__ = [
-    "CALICO_VERSION",
     "Client",
     "Compacted",
     "DatastoreError",

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from attrs import define
 
 from calico_node.resources import checks
-from calico_node.resources.fields import Check, Struct, always, lst, opt, req
+from calico_node.resources.fields import Check, Fault, Struct, always, lst, opt, req
 from calico_node.resources.meta import Resource
 from calico_node.resources.scalars import AS_NUMBER, DURATION
 
@@ -93,11 +93,13 @@ class BGPPeerSpec(Struct):
     """``peer_ip`` is ``<v4>``, ``<v4>:port``, ``<v6>`` or ``[<v6>]:port``."""
 
     node: str | None = opt()
+    node_selector: str | None = opt(check=checks.scoped_selector)
     peer_ip: str | None = opt("peerIP", checks.at_most_long(64))
     as_number: int | None = opt("asNumber", codec=AS_NUMBER, zero=True)
-    node_selector: str | None = opt(check=checks.scoped_selector)
+    local_as_number: int | None = opt("localASNumber", codec=AS_NUMBER)
     peer_selector: str | None = opt(check=checks.scoped_selector)
     keep_original_next_hop: bool | None = opt(zero=True)
+    next_hop_mode: str | None = opt(check=checks.one_of("Auto", "Self", "Keep"))
     password: BGPPassword | None = opt()
     source_address: str | None = opt(check=checks.one_of("UseNodeIP", "None"))
     max_restart_time: str | None = opt(codec=DURATION)
@@ -108,8 +110,6 @@ class BGPPeerSpec(Struct):
     filters: list[str] = lst()
     local_workload_selector: str | None = opt(check=checks.scoped_selector)
     reverse_peering: str | None = opt(check=checks.one_of("Auto", "Manual"))
-    next_hop_mode: str | None = opt(check=checks.one_of("Auto", "Self", "Keep"))
-    local_as_number: int | None = opt("localASNumber", codec=AS_NUMBER)
 
 
 @define(kw_only=True)
@@ -192,14 +192,21 @@ class CalicoNodeStatusSpec(Struct):
     classes: list[str] = lst(each=checks.one_of("Agent", "BGP", "Routes"))
     update_period_seconds: int | None = opt(check=checks.between(0, 86400))
 
+    def fault(self) -> Fault | None:
+        if not self.classes:
+            return Fault("is required", path="classes")
+        if len(set(self.classes)) < len(self.classes):
+            return Fault("has a class twice", self.classes, "classes")
+        return Fault("is required", path="updatePeriodSeconds") if self.update_period_seconds is None else None
+
 
 _DAEMON_STATES = checks.one_of("Ready", "NotReady")
 _SESSION_STATES = checks.one_of("Idle", "Connect", "Active", "OpenSent", "OpenConfirm", "Established", "Close")
 
 
 def _text(name: str = "", check: Check | None = None) -> Any:
-    """Text that is written even when empty."""
-    return opt(name, check, default="", always=True)
+    """Text that is left out when empty."""
+    return opt(name, check, default="")
 
 
 @define(kw_only=True)
@@ -264,7 +271,7 @@ class RoutesStatus(Struct):
 
 @define(kw_only=True)
 class CalicoNodeStatusStatus(Struct):
-    """The report; an empty one is written in full."""
+    """The report; of an empty one the objects and the numbers are written."""
 
     last_updated: str | None = opt(check=checks.timestamp, always=True)
     agent: AgentStatus = always(AgentStatus)

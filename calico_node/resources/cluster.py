@@ -69,7 +69,7 @@ class LoadBalancerController(Struct):
 
 @define(kw_only=True)
 class MigrationController(Struct):
-    policy_name_migrator: str | None = opt(check=_ENABLED)
+    policy_name_migrator: str | None = opt("enabled", _ENABLED)
 
 
 @define(kw_only=True)
@@ -82,7 +82,7 @@ class Controllers(Struct):
     service_account: Controller | None = opt()
     namespace: Controller | None = opt()
     load_balancer: LoadBalancerController | None = opt()
-    migration: MigrationController | None = opt()
+    migration: MigrationController | None = opt("policyMigration")
 
 
 @define(kw_only=True)
@@ -93,8 +93,8 @@ class KubeControllersConfigurationSpec(Struct):
     health_checks: str | None = opt(check=_ENABLED)
     etcd_v3_compaction_period: str | None = opt("etcdV3CompactionPeriod", codec=DURATION)
     prometheus_metrics_port: int | None = opt(check=_PORT)
-    debug_profile_port: int | None = opt(check=_PORT)
     controllers: Controllers = always(Controllers)
+    debug_profile_port: int | None = opt(check=_PORT)
 
 
 @define(kw_only=True)

@@ -45,8 +45,8 @@ class NodeAddress(Struct):
 
 @define(kw_only=True)
 class NodeInterface(Struct):
-    name: str = req()
-    addresses: list[str] = lst(each=checks.cidr, always=True)
+    name: str = opt(default="")
+    addresses: list[str] = lst(each=checks.cidr)
 
 
 @define(kw_only=True)
@@ -124,16 +124,16 @@ class QoSControls(Struct):
     """Bandwidths, bursts and peak rates in bits, minimum bursts in bytes, packets a second, connections."""
 
     ingress_bandwidth: int | None = opt(zero=True)
-    egress_bandwidth: int | None = opt(zero=True)
     ingress_burst: int | None = opt(zero=True)
-    egress_burst: int | None = opt(zero=True)
     ingress_peakrate: int | None = opt(zero=True)
-    egress_peakrate: int | None = opt(zero=True)
     ingress_minburst: int | None = opt(zero=True)
+    egress_bandwidth: int | None = opt(zero=True)
+    egress_burst: int | None = opt(zero=True)
+    egress_peakrate: int | None = opt(zero=True)
     egress_minburst: int | None = opt(zero=True)
     ingress_packet_rate: int | None = opt(zero=True)
-    egress_packet_rate: int | None = opt(zero=True)
     ingress_packet_burst: int | None = opt(zero=True)
+    egress_packet_rate: int | None = opt(zero=True)
     egress_packet_burst: int | None = opt(zero=True)
     ingress_max_connections: int | None = opt(zero=True)
     egress_max_connections: int | None = opt(zero=True)

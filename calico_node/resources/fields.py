@@ -10,7 +10,7 @@ what values are allowed.  ``calico_node.resources.structure`` reads and writes b
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from attrs import define, field, frozen
+from attrs import Attribute, define, field, frozen
 
 KEY = "calico"
 
@@ -127,6 +127,11 @@ def mapping(name: str = "", *, check: Check | None = None, always: bool = False)
 def always(factory: Callable[[], Any], name: str = "") -> Any:
     """A nested object that is always there and always written, even as {}."""
     return field(factory=factory, metadata={KEY: Member(name, always=True)})
+
+
+def leading(*names: str) -> "Callable[[type, list[Attribute[Any]]], list[Attribute[Any]]]":
+    """A ``field_transformer`` for a class that writes these members of its own before the inherited ones."""
+    return lambda cls, attributes: sorted(attributes, key=lambda attribute: attribute.name not in names)
 
 
 def json_name(attribute: str) -> str:

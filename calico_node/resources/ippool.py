@@ -35,7 +35,7 @@ class IPPoolSpec(Struct):
 class IPPool(Resource):
     kind: ClassVar[str] = "IPPool"
     spec: IPPoolSpec = always(IPPoolSpec)
-    status: ConditionsStatus | None = opt(zero=True)
+    status: ConditionsStatus | None = opt()
 
 
 @define(kw_only=True)

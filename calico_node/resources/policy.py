@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from attrs import define
 
 from calico_node.resources import checks
-from calico_node.resources.fields import Struct, always, lst, mapping, opt, plain, req
+from calico_node.resources.fields import Struct, always, leading, lst, mapping, opt, plain, req
 from calico_node.resources.kubernetes_rules import EgressRule, IngressRule, LabelSelector
 from calico_node.resources.meta import Resource
 from calico_node.resources.scalars import PORT, PROTOCOL, check_port, check_protocol
@@ -131,12 +131,12 @@ class GlobalNetworkPolicySpec(PolicySpec):
 _STAGED_ACTION = checks.one_of("Set", "Delete", "Learn", "Ignore")
 
 
-@define(kw_only=True)
+@define(kw_only=True, field_transformer=leading("staged_action"))
 class StagedNetworkPolicySpec(NetworkPolicySpec):
     staged_action: str | None = opt(check=_STAGED_ACTION)
 
 
-@define(kw_only=True)
+@define(kw_only=True, field_transformer=leading("staged_action"))
 class StagedGlobalNetworkPolicySpec(GlobalNetworkPolicySpec):
     staged_action: str | None = opt(check=_STAGED_ACTION)
 
@@ -150,44 +150,6 @@ class StagedKubernetesNetworkPolicySpec(Struct):
     ingress: list[Any] = lst(shape=IngressRule)
     egress: list[Any] = lst(shape=EgressRule)
     policy_types: list[str] = lst(each=_TYPES)
-
-
-@define(kw_only=True)
-class NetworkPolicy(Resource):
-    kind: ClassVar[str] = "NetworkPolicy"
-    spec: NetworkPolicySpec = always(NetworkPolicySpec)
-
-
-@define(kw_only=True)
-class GlobalNetworkPolicy(Resource):
-    kind: ClassVar[str] = "GlobalNetworkPolicy"
-    spec: GlobalNetworkPolicySpec = always(GlobalNetworkPolicySpec)
-
-
-@define(kw_only=True)
-class StagedNetworkPolicy(Resource):
-    kind: ClassVar[str] = "StagedNetworkPolicy"
-    spec: StagedNetworkPolicySpec = always(StagedNetworkPolicySpec)
-
-
-@define(kw_only=True)
-class StagedGlobalNetworkPolicy(Resource):
-    kind: ClassVar[str] = "StagedGlobalNetworkPolicy"
-    spec: StagedGlobalNetworkPolicySpec = always(StagedGlobalNetworkPolicySpec)
-
-
-@define(kw_only=True)
-class StagedKubernetesNetworkPolicy(Resource):
-    kind: ClassVar[str] = "StagedKubernetesNetworkPolicy"
-    spec: StagedKubernetesNetworkPolicySpec = always(StagedKubernetesNetworkPolicySpec)
-
-
-@define(kw_only=True)
-class TierSpec(Struct):
-    """``order`` None sorts last; ``default_action`` is Deny or Pass."""
-
-    order: float | None = opt()
-    default_action: str | None = opt(check=checks.one_of("Deny", "Pass"))
 
 
 @define(kw_only=True)
@@ -207,6 +169,49 @@ class ConditionsStatus(Struct):
     """Conditions, kept as plain JSON."""
 
     conditions: list[Any] = lst(shape=Condition)
+
+
+@define(kw_only=True)
+class NetworkPolicy(Resource):
+    kind: ClassVar[str] = "NetworkPolicy"
+    spec: NetworkPolicySpec = always(NetworkPolicySpec)
+    status: ConditionsStatus | None = opt()
+
+
+@define(kw_only=True)
+class GlobalNetworkPolicy(Resource):
+    kind: ClassVar[str] = "GlobalNetworkPolicy"
+    spec: GlobalNetworkPolicySpec = always(GlobalNetworkPolicySpec)
+    status: ConditionsStatus | None = opt()
+
+
+@define(kw_only=True)
+class StagedNetworkPolicy(Resource):
+    kind: ClassVar[str] = "StagedNetworkPolicy"
+    spec: StagedNetworkPolicySpec = always(StagedNetworkPolicySpec)
+    status: ConditionsStatus | None = opt()
+
+
+@define(kw_only=True)
+class StagedGlobalNetworkPolicy(Resource):
+    kind: ClassVar[str] = "StagedGlobalNetworkPolicy"
+    spec: StagedGlobalNetworkPolicySpec = always(StagedGlobalNetworkPolicySpec)
+    status: ConditionsStatus | None = opt()
+
+
+@define(kw_only=True)
+class StagedKubernetesNetworkPolicy(Resource):
+    kind: ClassVar[str] = "StagedKubernetesNetworkPolicy"
+    spec: StagedKubernetesNetworkPolicySpec = always(StagedKubernetesNetworkPolicySpec)
+    status: ConditionsStatus | None = opt()
+
+
+@define(kw_only=True)
+class TierSpec(Struct):
+    """``order`` None sorts last; ``default_action`` is Deny or Pass."""
+
+    order: float | None = opt()
+    default_action: str | None = opt(check=checks.one_of("Deny", "Pass"))
 
 
 @define(kw_only=True)

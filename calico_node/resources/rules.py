@@ -189,7 +189,7 @@ def _endpoint_port_protocol(protocol: str | int, path: str) -> None:
 
 def _workload_endpoint(resource: Any) -> None:
     spec = resource.spec
-    own = {ipaddress.ip_interface(text).ip for text in spec.ip_networks}
+    own = {ipaddress.ip_interface(text).ip for text in spec.ip_networks} if spec.ip_nats else set()
     for index, nat in enumerate(spec.ip_nats):
         internal, external = ipaddress.ip_address(nat.internal_ip), ipaddress.ip_address(nat.external_ip)
         path = f"spec.ipNATs[{index}]"
@@ -365,7 +365,7 @@ def _felix_configuration(resource: Any) -> None:
         _apply(
             checks.all_of(checks.at_most_long(46), checks.dns_label), spec.openstack_region, "spec.openstackRegion"
         )
-    for interface in spec.bpf_log_filters:
+    for interface in spec.bpf_log_filters or {}:
         _apply(checks.interface, interface, "spec.bpfLogFilters")
 
 

@@ -243,8 +243,11 @@ def _read_float(raw: Any, strict: bool) -> float:
 
 
 def write_float(value: float) -> int | float:
-    """As Go's JSON writes a float64: 100, not 100.0."""
-    return int(value) if float(value).is_integer() and abs(value) < 1e21 else value
+    """As Go's JSON writes a float64: 100, not 100.0.
+
+    Numbers beyond 64 bits, and fractions below 1e-5, keep an exponent (1e20) where Go writes digits.
+    """
+    return int(value) if float(value).is_integer() and abs(value) < 2**63 else value
 
 
 _SCALARS: dict[Any, tuple[Reader, Writer]] = {

@@ -3,9 +3,12 @@
 Valid documents of every kind are taken apart and put together wrongly: members with wrong types, bounds, Unicode,
 absurd sizes, deep nesting, missing, renamed, doubled or moved elsewhere; selectors are cut and spliced from tokens.
 Each document goes the way of a user's (read strictly, defaults, validation, JSON) and of a stored one (read
-leniently, written back); one in fifty also goes through YAML text.  A selector is parsed, made canonical and
+leniently, written back); some also go through YAML text.  A selector is parsed, made canonical and
 evaluated.  Anything that comes out but ValidationError or SelectorError ends the run and is printed with its input,
-as does an input that takes more than a second.  Prints how many were accepted and refused, with which reasons.
+as does an input that takes more than a second.  A third of the inputs are selectors, a third documents with changes
+anywhere, and a third documents with one bad value at one field, in turn for every field that a kind has.  Prints how
+many were accepted and refused, with which reasons, how often each field was attacked and which were never refused
+by their name.
 """
 
 from __future__ import annotations
@@ -16,14 +19,17 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import orjson
+from attrs import fields_dict
 
 from calico_node.errors import SelectorError, ValidationError
 from calico_node.resources import (
     KINDS,
+    Struct,
     apply_defaults,
     decode,
     encode,
@@ -32,6 +38,7 @@ from calico_node.resources import (
     to_dict,
     validate,
 )
+from calico_node.resources.structure import plan_of
 from calico_node.selectors import parse, prefix_labels
 from calico_node.selectors.parser import parse_tree
 from tests.unit.resources.samples import DOCUMENTS
@@ -73,6 +80,29 @@ SELECTORS = [
 ]
 
 Place = tuple[Any, Any]
+Path = tuple[str | int, ...]
+Outcome = tuple[str, str]
+"""The reason of a refusal, or what was accepted, and the field that it names."""
+
+
+def leaves(cls: type[Struct], path: Path = ()) -> Iterator[Path]:
+    """The path of every member that is no object of a known class; the items of lists are their first."""
+    for name, plan in plan_of(cls).items():
+        is_list = "list" in str(fields_dict(cls)[plan.attribute].type)
+        here = (*path, name, 0) if is_list else (*path, name)
+        inner = plan.element or plan.member.shape
+        if inner:
+            yield from leaves(inner, here)
+        else:
+            yield here
+
+
+LEAVES: list[tuple[str, Path]] = [(kind, path) for kind, info in KINDS.items() for path in leaves(info.cls)]
+
+
+def dotted(path: Path) -> str:
+    """As errors name it."""
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)[1:]
 
 
 def places(value: Any, out: list[Place]) -> list[Place]:
@@ -90,6 +120,7 @@ class Mutator:
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
         self.seeds = [orjson.dumps(document) for document in DOCUMENTS]
+        self.by_kind = {kind: [orjson.dumps(d) for d in DOCUMENTS if d["kind"] == kind] for kind in KINDS}
         self.values: list[Any] = [container[key] for document in DOCUMENTS for container, key in places(document, [])]
 
     def text(self) -> str:
@@ -140,6 +171,22 @@ class Mutator:
                 self.mutate(*self.random.choice(found))
         return document
 
+    def attacked(self, kind: str, path: Path) -> dict[str, Any]:
+        """A valid document but for one value, at the path."""
+        document: dict[str, Any] = orjson.loads(self.random.choice(self.by_kind[kind]))
+        value: Any = document
+        for step, following in pairwise(path):
+            empty: Any = [None] if isinstance(following, int) else {}
+            if isinstance(step, int):
+                value[step] = value[step] or empty
+            else:
+                value[step] = value.get(step) or empty
+            value = value[step]
+        last = path[-1]
+        known = isinstance(last, int) or last in value
+        value[last] = self.distort(value[last]) if known and self.random.random() < 0.3 else self.value()
+        return document
+
     def mutate(self, container: Any, key: Any) -> None:
         """One change to one member."""
         roll = self.random.random()
@@ -182,14 +229,14 @@ class Mutator:
         return piece * self.random.choice((100, 130, 1000, 20_000)) + text
 
 
-def described(error: ValidationError | SelectorError) -> str:
-    """The reason, once the whole text has been made and found short enough to be read."""
+def described(error: ValidationError | SelectorError) -> Outcome:
+    """Reason and field, once the whole text has been made and found short enough to be read."""
     if len(str(error)) > 10_000:
         raise AssertionError("an error text of absurd length") from error
-    return error.reason
+    return error.reason, error.field if isinstance(error, ValidationError) else ""
 
 
-def try_document(document: dict[str, Any], through_text: bool) -> str:
+def try_document(document: dict[str, Any], through_text: bool) -> Outcome:
     """Both ways of one document; gives the reason why it was refused, or "accepted"."""
     kind = document.get("kind")
     try:
@@ -197,7 +244,7 @@ def try_document(document: dict[str, Any], through_text: bool) -> str:
     except (TypeError, ValueError):
         raw = b""
     if len(raw) > LARGEST:
-        return "larger than a datastore takes"
+        return "larger than a datastore takes", ""
     if isinstance(kind, str) and kind in KINDS:
         for data in (raw, document)[: 1 + through_text]:
             try:
@@ -222,7 +269,7 @@ def try_document(document: dict[str, Any], through_text: bool) -> str:
     assert encode(again) == first
     json.loads(first)
     assert list(written)[:2] == ["kind", "apiVersion"]
-    return "accepted"
+    return "accepted", ""
 
 
 LABELS: tuple[dict[str, str], ...] = (
@@ -233,13 +280,13 @@ LABELS: tuple[dict[str, str], ...] = (
 )
 
 
-def try_selector(text: str) -> str:
+def try_selector(text: str) -> Outcome:
     try:
         selector = parse(text)
     except SelectorError as error:
         if not 0 <= error.position <= len(text) or prefix_labels(text, "pcns."):
             raise AssertionError("a refused selector is not refused everywhere") from error
-        return f"selector: {described(error)}"
+        return f"selector: {described(error)[0]}", ""
     canonical = selector.canonical
     again = parse_tree(canonical)
     assert str(again) == canonical or "!!" in canonical  # Calico's own canonical text keeps a doubled negation
@@ -247,10 +294,10 @@ def try_selector(text: str) -> str:
         assert selector.matches(labels) is again.matches(labels)
     assert selector.uid().startswith("s:")
     parse(prefix_labels(text, "pcns."))
-    return "selector accepted"
+    return "selector accepted", ""
 
 
-def guarded(trial: Callable[[], str], given: Any) -> tuple[str, float]:
+def guarded(trial: Callable[[], Outcome], given: Any) -> tuple[Outcome, float]:
     """Run one trial; whatever it raises ends the run with the input."""
     start = time.perf_counter()
     try:
@@ -272,16 +319,23 @@ def guarded(trial: Callable[[], str], given: Any) -> tuple[str, float]:
 def main(count: int, seed: int) -> None:
     mutator = Mutator(seed)
     outcomes: Counter[str] = Counter()
+    attacks: Counter[tuple[str, Path]] = Counter()
+    named: Counter[tuple[str, Path]] = Counter()
     worst = 0.0
     start = time.monotonic()
     for number in range(count):
-        if number % 3:
+        leaf = None
+        if number % 3 == 0:
             text = mutator.selector()
-            outcome, took = guarded(lambda text=text: try_selector(text), text)  # type: ignore[misc]
+            (outcome, field), took = guarded(lambda text=text: try_selector(text), text)  # type: ignore[misc]
         else:
-            document = mutator.document()
-            through_text = number % 60 == 0
-            outcome, took = guarded(lambda d=document, t=through_text: try_document(d, t), document)  # type: ignore[misc]
+            leaf = LEAVES[number // 3 % len(LEAVES)] if number % 3 == 1 else None
+            document = mutator.attacked(*leaf) if leaf else mutator.document()
+            through_text = number % 60 < 2
+            (outcome, field), took = guarded(lambda d=document, t=through_text: try_document(d, t), document)  # type: ignore[misc]
+        if leaf:
+            attacks[leaf] += 1
+            named[leaf] += field.startswith(dotted(leaf[1][:-1] if leaf[1][-1] == 0 else leaf[1]))
         outcomes[outcome[:60]] += 1
         worst = max(worst, took)
     elapsed = time.monotonic() - start
@@ -291,6 +345,14 @@ def main(count: int, seed: int) -> None:
     print(f"accepted {accepted} documents and {selectors} selectors, refused {refused}; commonest reasons:")
     for reason, times in outcomes.most_common(12):
         print(f"  {times:8d} {reason!a}")
+    least = min(attacks[leaf] for leaf in LEAVES)
+    print(f"{len(LEAVES)} fields of {len(KINDS)} kinds, each attacked {least} times or more")
+    silent = [leaf for leaf in LEAVES if not named[leaf]]
+    print(
+        f"never refused by their name: {len(silent)}",
+        *(f"{kind} {dotted(path)}" for kind, path in silent[:30]),
+        sep="\n  ",
+    )
 
 
 if __name__ == "__main__":

@@ -45,6 +45,19 @@ class TestEtcdEngine(EngineSuite):
                 pass
         await engine.close()
 
+    async def test_answers_larger_than_four_megabytes(self, engine: EtcdEngine) -> None:
+        """A page of large objects, and what a watch has to catch up with, come in one message each."""
+        _, revision = await engine.get("/t/")
+        for number in range(6):
+            await engine.put(f"/t/{number}", b"x" * 1_000_000)
+        assert len((await engine.range("/t/")).kvs) == 6
+        seen = 0
+        async with asyncio.timeout(10), aclosing(engine.watch("/t/", start_revision=revision + 1)) as watch:
+            async for batch in watch:
+                seen += len(batch.events)
+                if seen == 6:
+                    break
+
     async def test_keys_that_are_no_text_are_passed_over(self, engine: EtcdEngine, etcd: str) -> None:
         """Whoever may write to etcd could otherwise keep every node from reading it."""
         await engine.put("/t/b", b"1")

@@ -159,7 +159,7 @@ CONTROLLERS: dict[str, Any] = {
             for name in ("policy", "workloadEndpoint", "serviceAccount", "namespace")
         },
         "loadBalancer": {"assignIPs": "RequestedServicesOnly"},
-        "migration": {"policyNameMigrator": "Disabled"},
+        "policyMigration": {"enabled": "Disabled"},
     },
 }
 METADATA = {
@@ -248,15 +248,15 @@ def without(spec: dict[str, Any], *names: str) -> dict[str, Any]:
 FELIX = felix_spec()
 
 DOCUMENTS: list[dict[str, Any]] = [
-    document("NetworkPolicy", POLICY, name="web", metadata=METADATA),
-    document("GlobalNetworkPolicy", GLOBAL, name="web"),
+    document("NetworkPolicy", POLICY, name="web", metadata=METADATA, status={"conditions": [CONDITION]}),
+    document("GlobalNetworkPolicy", GLOBAL, name="web", status={"conditions": [CONDITION]}),
     document("GlobalNetworkPolicy", UNTRACKED, name="tier.untracked"),
     document("GlobalNetworkPolicy", BEFORE_DNAT, name="dnat"),
-    document("StagedNetworkPolicy", {**POLICY, "stagedAction": "Learn"}),
+    document("StagedNetworkPolicy", {**POLICY, "stagedAction": "Learn"}, status={"conditions": [CONDITION]}),
     document("StagedNetworkPolicy", {"stagedAction": "Delete", "tier": "x"}),
-    document("StagedGlobalNetworkPolicy", {**GLOBAL, "stagedAction": "Set"}),
+    document("StagedGlobalNetworkPolicy", {**GLOBAL, "stagedAction": "Set"}, status={"conditions": [CONDITION]}),
     document("StagedGlobalNetworkPolicy", {**UNTRACKED, "stagedAction": "Ignore"}),
-    document("StagedKubernetesNetworkPolicy", STAGED_KUBERNETES),
+    document("StagedKubernetesNetworkPolicy", STAGED_KUBERNETES, status={"conditions": [CONDITION]}),
     document("Tier", {"order": 5, "defaultAction": "Pass"}, name="t", status={"conditions": [CONDITION]}),
     document("NetworkSet", {"nets": ["10.0.0.1", "10.0.0.5/8", "fd00::/8"]}),
     document("GlobalNetworkSet", {"nets": ["10.0.0.0/8"]}),

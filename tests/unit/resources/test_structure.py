@@ -173,11 +173,32 @@ def test_absent_null_and_empty_are_one() -> None:
     assert to_dict(resource)["spec"] == {"ingress": [{"action": "Deny"}]}
 
 
+@pytest.mark.parametrize("order", [1e18, 1e19, 1e20, -1e20, 1e300])
+def test_an_order_beyond_64_bits_can_be_stored(order: float) -> None:
+    resource = from_dict(policy({"order": order}))
+    assert json.loads(encode(resource))["spec"]["order"] == order
+    assert decode("NetworkPolicy", encode(resource)) == resource
+
+
+def test_timeouts_of_connection_tracking_keep_their_text() -> None:
+    given = {"udpTimeout": "60s", "tcpSynSent": "Auto", "genericTimeout": "1.5m"}
+    felix = from_dict(
+        {
+            "apiVersion": API,
+            "kind": "FelixConfiguration",
+            "metadata": {"name": "default"},
+            "spec": {"bpfConntrackTimeouts": given},
+        }
+    )
+    validate(felix)
+    assert to_dict(felix)["spec"]["bpfConntrackTimeouts"] == given
+
+
 def test_an_explicit_false_or_empty_list_stays_where_it_means_something() -> None:
     felix = FelixConfiguration(metadata=ObjectMeta(name="default"))
     felix.spec.failsafe_inbound_host_ports = []
     felix.spec.ipv6_support = False
-    assert to_dict(felix)["spec"] == {"ipv6Support": False, "failsafeInboundHostPorts": []}
+    assert to_dict(felix)["spec"] == {"ipv6Support": False, "failsafeInboundHostPorts": [], "bpfLogLevel": ""}
     assert decode("FelixConfiguration", encode(felix)) == felix
     pool = IPPool(metadata=ObjectMeta(name="p"))
     pool.spec.nat_outgoing = False

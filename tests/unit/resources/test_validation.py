@@ -95,14 +95,14 @@ def test_other_defaults() -> None:
         "maxBlocksPerHost": 0,
     }
     assert checked(
-        "KubeControllersConfiguration", {"controllers": {"node": {}, "loadBalancer": {}, "migration": {}}}
+        "KubeControllersConfiguration", {"controllers": {"node": {}, "loadBalancer": {}, "policyMigration": {}}}
     ) == {
         "healthChecks": "Enabled",
         "prometheusMetricsPort": 9094,
         "controllers": {
             "node": {"leakGracePeriod": "15m0s"},
             "loadBalancer": {"assignIPs": "AllServices"},
-            "migration": {"policyNameMigrator": "Enabled"},
+            "policyMigration": {"enabled": "Enabled"},
         },
     }
     assert checked("StagedKubernetesNetworkPolicy", {"podSelector": {}, "egress": [{}]})["policyTypes"] == [
@@ -565,6 +565,23 @@ REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
     ("ClusterInformation", {}, {"name": "x"}, "metadata.name", "default"),
     ("KubeControllersConfiguration", {"healthChecks": "yes"}, {}, "spec.healthChecks", "Enabled"),
     ("CalicoNodeStatus", {"node": "a", "classes": ["All"]}, {}, "spec.classes[0]", "Agent"),
+    ("CalicoNodeStatus", {"node": "a", "updatePeriodSeconds": 1}, {}, "spec.classes", "required"),
+    ("CalicoNodeStatus", {"node": "a", "classes": ["BGP", "BGP"]}, {}, "spec.classes", "twice"),
+    ("CalicoNodeStatus", {"node": "a", "classes": ["BGP"]}, {}, "spec.updatePeriodSeconds", "required"),
+    (
+        "KubeControllersConfiguration",
+        {"controllers": {"policyMigration": {"enabled": "On"}}},
+        {},
+        "spec.controllers.policyMigration.enabled",
+        "Enabled",
+    ),
+    (
+        "FelixConfiguration",
+        {"bpfConntrackTimeouts": {"udpTimeout": "1 m"}},
+        {},
+        "spec.bpfConntrackTimeouts.udpTimeout",
+        "Auto or a duration",
+    ),
     ("BlockAffinity", {"state": "confirmed", "node": "a", "cidr": "10.0.0.1/26"}, {}, "spec.cidr", "host bits"),
 ]
 
@@ -612,6 +629,7 @@ def test_refused(kind: str, spec: dict[str, Any], metadata: dict[str, Any], fiel
         ("LiveMigration", {}, {}),
         ("FelixConfiguration", {"bpfConntrackTimeouts": {"tcpSynSent": "Auto", "udpTimeout": "1m"}}, {}),
         ("FelixConfiguration", {"failsafeInboundHostPorts": [], "natPortRange": "1000:2000"}, {}),
+        ("CalicoNodeStatus", {"node": "a", "classes": ["BGP", "Agent"], "updatePeriodSeconds": 0}, {}),
     ],
 )  # fmt: skip
 def test_allowed(kind: str, spec: dict[str, Any], metadata: dict[str, Any]) -> None:
@@ -619,10 +637,9 @@ def test_allowed(kind: str, spec: dict[str, Any], metadata: dict[str, Any]) -> N
 
 
 def test_an_empty_status_is_written_where_calico_writes_it() -> None:
-    daemon = {"state": "", "version": "", "routerID": "", "lastBootTime": "", "lastReconfigurationTime": ""}
     assert to_dict(make("CalicoNodeStatus", {"node": "n"}))["status"] == {
         "lastUpdated": None,
-        "agent": {"birdV4": daemon, "birdV6": daemon},
+        "agent": {"birdV4": {}, "birdV6": {}},
         "bgp": {
             "numberEstablishedV4": 0,
             "numberNotEstablishedV4": 0,
