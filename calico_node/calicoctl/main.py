@@ -5,6 +5,8 @@ Every error is one text on standard error and exit status 1, as scripts written 
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 from importlib import import_module
 from typing import Any
@@ -205,6 +207,8 @@ def completion(shell: str) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """The console script.  Exits with status 0, or 1 and a text on standard error."""
+    # Two full collections at the interpreter's end take a tenth of a command's time, and what they free ends anyway.
+    atexit.register(gc.freeze)
     try:
         status = cli.main(args=arguments, prog_name="calicoctl", standalone_mode=False)
         sys.stdout.flush()
