@@ -1,8 +1,9 @@
 """Broken YAML by the million: ``python -m tests.benchmarks.fuzz_yaml [COUNT] [SEED]``.
 
 Valid documents of every kind as YAML text, into which the odd parts of the language are put anywhere: anchors,
-aliases and merges, tags, documents' ends, dates, octal and binary numbers, booleans as keys, tabs, characters that are none.
-Anything that comes out but ValidationError, or more than a second of processor time, ends the run with the input.
+aliases and merges, tags, documents' ends, dates, octal and binary numbers, booleans as keys, tabs, characters that
+are none.  Anything that comes out but ValidationError, or more than a second of processor time, ends the run with
+the input.
 """
 
 from __future__ import annotations
