@@ -72,6 +72,10 @@ class DatastoreError(CalicoError):
     """The datastore could not be reached or refused the request."""
 
 
+class OutcomeUnknown(DatastoreError):
+    """A write was sent and its answer was lost: it may have been carried out, or may still be."""
+
+
 class Compacted(DatastoreError):
     """The asked revision is no longer kept; ``compact_revision`` is the oldest that is."""
 

@@ -15,6 +15,8 @@ from attrs import field, frozen
 
 from calico_node.errors import SettingsError
 
+CALICO_VERSION = "v3.33.0"
+"""The Calico release whose formats this project writes."""
 DEFAULT_COMPONENTS = ("felix", "bgp", "ipam", "cni")
 
 
@@ -43,7 +45,9 @@ class Settings:
     """All paths hang on ``run_dir`` (CALICO_RUN_DIR) and ``state_dir`` (CALICO_STATE_DIR).
 
     ``environ`` is the whole environment, for the parameters that components read themselves (FELIX_*, IP, AS, …).
-    ``datastore_reason`` says in words why ``datastore_type`` was chosen.
+    ``datastore_reason`` says in words why ``datastore_type`` was chosen.  ``etcd_inline`` is the PEM that a
+    CalicoAPIConfig gives itself (etcdCACert, etcdCert, etcdKey).  ``use_pod_cidr`` (USE_POD_CIDR) says that addresses
+    come from the Nodes' podCIDRs and not from Calico's IPAM.
     """
 
     node_name: str
@@ -53,9 +57,12 @@ class Settings:
     datastore_reason: str
     datastore_path: Path
     etcd_endpoints: tuple[str, ...] = ()
+    etcd_discovery_srv: str = ""
+    etcd_inline: Mapping[str, str] = field(factory=dict, repr=False)
     components: tuple[str, ...] = DEFAULT_COMPONENTS
     dataplane: str = "nftables"
     log_level: str = "info"
+    use_pod_cidr: bool = False
     health_enabled: bool = True
     health_host: str = "localhost"
     health_port: int = 9099
@@ -69,7 +76,7 @@ class Settings:
         return self.run_dir / "cni.sock"
 
     @classmethod
-    def load(cls, environ: Mapping[str, str] | None = None) -> Settings:
+    def load(cls, environ: Mapping[str, str] | None = None, etcd_inline: Mapping[str, str] | None = None) -> Settings:
         """Settings from ``environ`` (default ``os.environ``).  Raises ``SettingsError`` naming the variable."""
         env = dict(os.environ if environ is None else environ)
         state_dir = Path(env.get("CALICO_STATE_DIR") or "/var/lib/calico")
@@ -85,9 +92,14 @@ class Settings:
             datastore_reason=reason,
             datastore_path=Path(env.get("CALICO_DATASTORE_PATH") or state_dir / "datastore.db"),
             etcd_endpoints=tuple(part.strip() for part in endpoints.split(",") if part.strip()),
+            etcd_discovery_srv=_etcd_discovery_srv(env),
+            etcd_inline=dict(etcd_inline or {}),
             components=tuple(part.strip() for part in components.split(",") if part.strip()) or DEFAULT_COMPONENTS,
             dataplane=env.get("CALICO_DATAPLANE") or "nftables",
             log_level=(env.get("FELIX_LOGSEVERITYSCREEN") or env.get("CALICO_LOG_LEVEL") or "info").lower(),
+            use_pod_cidr=_bool(
+                env, "CALICO_USE_POD_CIDR" if env.get("CALICO_USE_POD_CIDR") else "USE_POD_CIDR", False
+            ),
             health_enabled=_bool(env, "FELIX_HEALTHENABLED", True),
             health_host=env.get("FELIX_HEALTHHOST") or "localhost",
             health_port=_port(env, "FELIX_HEALTHPORT", 9099),
@@ -110,6 +122,10 @@ def _node_name(env: Mapping[str, str], state_dir: Path) -> str:
     return (env.get("HOSTNAME", "").strip() or socket.gethostname()).lower()
 
 
+def _etcd_discovery_srv(env: Mapping[str, str]) -> str:
+    return (env.get("CALICO_ETCD_DISCOVERY_SRV") or env.get("ETCD_DISCOVERY_SRV") or "").strip()
+
+
 def _datastore_type(env: Mapping[str, str]) -> tuple[str, str]:
     explicit = (env.get("CALICO_DATASTORE_TYPE") or env.get("DATASTORE_TYPE") or "").strip()
     if explicit:
@@ -123,4 +139,6 @@ def _datastore_type(env: Mapping[str, str]) -> tuple[str, str]:
     for name in ("KUBECONFIG", "KUBERNETES_SERVICE_HOST"):
         if env.get(name):
             return "kubernetes", f"{name} is set"
+    if _etcd_discovery_srv(env):
+        return "etcdv3", "ETCD_DISCOVERY_SRV is set"
     return "embedded", "neither ETCD_ENDPOINTS nor a Kubernetes configuration is set"

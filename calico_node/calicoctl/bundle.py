@@ -84,9 +84,9 @@ class Bundle:
 
 
 @contextmanager
-def bundle(name: str) -> Iterator[tuple[Bundle, Path]]:
+def bundle(name: str, *, keep: bool = False) -> Iterator[tuple[Bundle, Path]]:
     """A bundle, and the file that it is when the block ends: ``<name>-<time>.tar.gz`` in a temporary folder that
-    only its owner may read."""
+    only its owner may read.  With ``keep`` the files stay beside it."""
     folder = Path(tempfile.mkdtemp(prefix="calico"))
     work = folder / "diagnostics"
     work.mkdir()
@@ -98,4 +98,5 @@ def bundle(name: str) -> Iterator[tuple[Bundle, Path]]:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    shutil.rmtree(work)
+    if not keep:
+        shutil.rmtree(work)

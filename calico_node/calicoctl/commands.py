@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calico_node.calicoctl import manifests
-from calico_node.calicoctl.config import load_settings
 from calico_node.calicoctl.connect import connect
-from calico_node.calicoctl.manifests import DEFAULT_AS_NUMBER, DEFAULT_NAMESPACE, InputError, Manifest
+from calico_node.calicoctl.errors import InputError
+from calico_node.calicoctl.manifests import DEFAULT_AS_NUMBER, DEFAULT_NAMESPACE, Manifest
 from calico_node.errors import (
     CalicoError,
     DatastoreError,
@@ -285,6 +285,8 @@ def get(options: Options) -> int:
 
         check_headings(listing_of.kind, format_.columns)
     targets = [] if listing_of else _targets(options, required_names=False)
+    if not (listing_of or targets):
+        return 0
 
     async def run() -> tuple[list[Any], list[CalicoError], int | None]:
         async with connect(options) as client:
@@ -366,63 +368,17 @@ def _exported(resource: Any) -> Any:
     return resource
 
 
-def version(options: Options) -> int:
-    from calico_node.calicoctl.version import client_version, git_commit
-
-    print(f"Client Version:    {client_version()}")
-    print(f"Git commit:        {git_commit()}", flush=True)
-    if options["client_only"]:
-        return 0
-    interval = _interval(options["poll"])
-    try:
-        settings = load_settings(options["config"], options["context"])
-
-        async def run() -> None:
-            from calico_node.datastores import open_client
-
-            async with open_client(settings) as client:
-                shown = None
-                while True:
-                    spec = (await client.get("ClusterInformation", "default")).spec
-                    now = (spec.calico_version or "unknown", spec.cluster_type or "unknown")
-                    if now != shown:
-                        print(f"Cluster Version:   {now[0]}\nCluster Type:      {now[1]}", flush=True)
-                    if not interval:
-                        return
-                    shown = now
-                    await asyncio.sleep(interval)
-
-        asyncio.run(run())
-    except CalicoError as error:
-        raise CalicoError(f"unable to retrieve Cluster Version or Type: {error}") from None
-    return 0
-
-
-def _interval(text: str) -> float:
-    """Seconds of a duration such as ``10s``; 0 for none."""
-    if not text:
-        return 0.0
-    from calico_node.resources.scalars import duration_seconds
-
-    try:
-        seconds = duration_seconds(text)
-    except ValueError:
-        seconds = -1.0
-    if seconds < 0:
-        raise InputError(f"--poll = {text!r}: must be a duration, such as 10s")
-    return seconds
-
-
 # Shared
 
 
 def _read_input(options: Options, *, changing: bool = False) -> list[Manifest]:
-    items = manifests.read(
-        options["filename"], namespace=options["namespace"], recursive=options["recursive"], changing=changing
+    return manifests.read(
+        options["filename"],
+        namespace=options["namespace"],
+        recursive=options["recursive"],
+        skip_empty=options["skip_empty"],
+        changing=changing,
     )
-    if not items and not options["skip_empty"]:
-        raise CalicoError("No resources specified")
-    return items
 
 
 def find_kind(name: str) -> KindInfo:
@@ -448,10 +404,12 @@ def _targets(options: Options, *, required_names: bool) -> list[tuple[str, str, 
         if options["kind"]:
             raise InputError("give either -f or KIND and NAME")
         items = manifests.read(
-            options["filename"], namespace=options["namespace"], recursive=options["recursive"], check=False
+            options["filename"],
+            namespace=options["namespace"],
+            recursive=options["recursive"],
+            check=False,
+            skip_empty=options["skip_empty"],
         )
-        if not items and not options["skip_empty"]:
-            raise CalicoError("No resources specified")
         return [(item.resource.kind, _name(item), item.resource.metadata.namespace) for item in items]
     if not options["kind"]:
         raise InputError("give -f FILE, or KIND and NAME")

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from calico_node.calicoctl.manifests import InputError
+from calico_node.calicoctl.errors import InputError
 from calico_node.errors import ValidationError
 from calico_node.settings import Settings
 
@@ -35,19 +35,27 @@ _ENVIRONMENT = {
     "k8sCurrentContext": "K8S_CURRENT_CONTEXT",
     "calicoAPIGroup": "CALICO_API_GROUP",
 }
-_INLINE = {
-    "etcdKey": "etcdKeyFile",
-    "etcdCert": "etcdCertFile",
-    "etcdCACert": "etcdCACertFile",
-    "kubeconfigInline": "kubeconfig",
-}
+_ETCD_INLINE = ("etcdKey", "etcdCert", "etcdCACert")
+_INLINE = {"kubeconfigInline": "kubeconfig"}
 
+
+_TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "k8sInsecureSkipTLSVerify": (bool, "true or false"),
+    "k8sDisableNodePoll": (bool, "true or false"),
+    "usePodCIDR": (bool, "true or false"),
+    "k8sClientQPS": ((int, float), "a number"),
+    "k8sClientBurst": (int, "a whole number"),
+}
+"""The members of a file that are not text."""
+UNKNOWN = "field in document is not recognized or is in the wrong location"
 
 _DATASTORE_VARIABLES = (
     "DATASTORE_TYPE",
     "CALICO_DATASTORE_TYPE",
     "ETCD_ENDPOINTS",
     "CALICO_ETCD_ENDPOINTS",
+    "ETCD_DISCOVERY_SRV",
+    "CALICO_ETCD_DISCOVERY_SRV",
     "CALICO_DATASTORE_PATH",
     "KUBECONFIG",
 )
@@ -61,16 +69,20 @@ def load_settings(config: str, context: str) -> Settings:
     ``SettingsError``.
     """
     environ = dict(os.environ)
+    inline: dict[str, str] = {}
     if config:
-        environ.update(_read(config))
+        found, inline = _read(config)
+        environ.update(found)
     elif Path(DEFAULT_FILE).is_file() and not any(environ.get(name) for name in _DATASTORE_VARIABLES):
-        environ = {**_read(DEFAULT_FILE), **environ}
+        found, inline = _read(DEFAULT_FILE)
+        environ = {**found, **environ}
     if context:
         environ["K8S_CURRENT_CONTEXT"] = context
-    return Settings.load(environ)
+    return Settings.load(environ, inline)
 
 
-def _read(filename: str) -> dict[str, str]:
+def _read(filename: str) -> tuple[dict[str, str], dict[str, str]]:
+    """The file as environment variables, and the certificates that it holds itself."""
     from calico_node.resources import API_VERSION, load_documents
 
     try:
@@ -83,28 +95,36 @@ def _read(filename: str) -> dict[str, str]:
     if not isinstance(data, dict):
         raise InputError(f"invalid config file: {filename} must hold one CalicoAPIConfig document")
     if data.get("apiVersion") != API_VERSION:
-        raise InputError(f"invalid config file: unknown APIVersion {data.get('apiVersion')!r}")
+        raise InputError(f"invalid config file: unknown APIVersion '{data.get('apiVersion') or ''}'")
     if data.get("kind") != "CalicoAPIConfig":
-        raise InputError(f"invalid config file: expected kind 'CalicoAPIConfig', got {data.get('kind')!r}")
+        raise InputError(f"invalid config file: expected kind 'CalicoAPIConfig', got '{data.get('kind') or ''}'")
+    for name in data:
+        if name not in ("apiVersion", "kind", "metadata", "spec"):
+            raise InputError(f"invalid config file: {UNKNOWN}: {name}")
     spec = data.get("spec") or {}
     if not isinstance(spec, dict):
         raise InputError("invalid config file: spec must be an object")
-    return _to_environment(spec)
+    inline = {name: spec.pop(name) or "" for name in _ETCD_INLINE if name in spec}
+    for name, pem in inline.items():
+        if not isinstance(pem, str):
+            raise InputError(f"invalid config file: {name} must be text")
+    return _to_environment(spec), inline
 
 
 def _to_environment(spec: dict[str, Any]) -> dict[str, str]:
-    environ: dict[str, str] = {}
+    """What a file says as variables: those it leaves out are empty, so that the environment cannot add to a file."""
+    # A variable with the prefix would win over the file.
+    environ = {prefix + name: "" for name in _ENVIRONMENT.values() for prefix in ("", "CALICO_")}
     for name, value in spec.items():
         if name in _INLINE:
             raise InputError(f"invalid config file: {name} is not supported; use {_INLINE[name]}")
         if name not in _ENVIRONMENT:
-            raise InputError(
-                f"invalid config file: field in document is not recognized or is in the wrong location: {name}"
-            )
-        if value is None or isinstance(value, dict | list):
-            raise InputError(f"invalid config file: {name} must be text")
+            raise InputError(f"invalid config file: {UNKNOWN}: {name}")
+        expected, what = _TYPES.get(name, (str, "text"))
+        if value is None:
+            continue
+        if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
+            raise InputError(f"invalid config file: {name} = {value!r}: must be {what}")
         text = str(value).lower() if isinstance(value, bool) else str(value)
-        environ[_ENVIRONMENT[name]] = text
-        # A variable with the prefix would win over the file.
-        environ["CALICO_" + _ENVIRONMENT[name]] = text
+        environ[_ENVIRONMENT[name]] = environ["CALICO_" + _ENVIRONMENT[name]] = text
     return environ

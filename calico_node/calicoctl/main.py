@@ -180,7 +180,7 @@ def label(ctx: click.Context, /, **options: Any) -> None:
 @click.pass_context
 def version(ctx: click.Context, /, **options: Any) -> None:
     """Show the versions of this tool and of the cluster."""
-    run(ctx, "commands:version", options)
+    run(ctx, "version:version", options)
 
 
 @cli.command()

@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 from attrs import frozen
 
+from calico_node.calicoctl.errors import InputError
 from calico_node.errors import CalicoError, ValidationError
 from calico_node.resources import KINDS, Document, Resource, apply_defaults, expand_lists, load_documents
 from calico_node.resources import validate as validate_resource
@@ -19,13 +20,6 @@ DEFAULT_NAMESPACE = "default"
 DEFAULT_AS_NUMBER = 64512
 MAX_INPUT = 1 << 26
 """Bytes that one file, or standard input, may have: more is a mistake (a device, an endless pipe)."""
-
-
-class InputError(CalicoError):
-    """What the user gave cannot be used."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(f"failed to execute command: {text}")
 
 
 @frozen
@@ -41,22 +35,34 @@ class Manifest:
 
 
 def read(
-    filename: str, *, namespace: str = "", recursive: bool = False, check: bool = True, changing: bool = False
+    filename: str,
+    *,
+    namespace: str = "",
+    recursive: bool = False,
+    check: bool = True,
+    skip_empty: bool = False,
+    changing: bool = False,
 ) -> list[Manifest]:
     """The resources of a file, folder or ``-``, in order, each with a namespace where its kind has one.
 
     With ``check`` all of them are validated.  ``changing`` says that they are to change what is stored: those that
     were got from a datastore (they have a uid) may have fields that are not known here.  Raises ``InputError`` that
-    names every document at fault.
+    names every document at fault, and ``CalicoError`` for a file or folder without any, unless ``skip_empty``.
     """
     manifests: list[Manifest] = []
     faults: list[CalicoError] = []
-    for document in documents(filename, recursive, faults):
+    empty: list[str] = []
+    for document in documents(filename, recursive, faults, empty):
         try:
             manifests.append(_manifest(document, namespace, check, changing))
         except ValidationError as error:
             faults.append(error)
     refuse(faults)
+    if not skip_empty and (empty or not manifests):
+        place = f"file {empty[0]}" if empty else f"directory {filename}"
+        raise CalicoError(f"No resources specified in {place}")
+    if not manifests:
+        print("No resources specified")
     return manifests
 
 
@@ -69,16 +75,23 @@ def refuse(faults: Sequence[CalicoError]) -> None:
         raise InputError(f"{len(faults)} documents cannot be used, nothing was done:{lines}")
 
 
-def documents(filename: str, recursive: bool, faults: list[CalicoError]) -> Iterator[Document]:
-    """Every document of a file, folder or ``-``; files that hold none for a fault in them add it to ``faults``.
+def documents(
+    filename: str, recursive: bool, faults: list[CalicoError], empty: list[str] | None = None
+) -> Iterator[Document]:
+    """Every document of a file, folder or ``-``; files that hold none for a fault in them add it to ``faults``, those
+    that just hold none add their name to ``empty``.
 
     Raises ``InputError`` where one cannot be read.
     """
     for source, text in _texts(filename, recursive):
         try:
-            yield from list(expand_lists(load_documents(text, source)))
+            found = list(expand_lists(load_documents(text, source)))
         except ValidationError as error:
             faults.append(error)
+            continue
+        if not found and empty is not None:
+            empty.append(source)
+        yield from found
 
 
 def _texts(filename: str, recursive: bool) -> list[tuple[str, bytes]]:
@@ -87,7 +100,12 @@ def _texts(filename: str, recursive: bool) -> list[tuple[str, bytes]]:
     path = Path(filename)
     if path.is_dir():
         found = path.rglob("*") if recursive else path.glob("*")
-        files = sorted(file for file in found if file.suffix.lower() in SUFFIXES and file.is_file())
+        # A link to nowhere is an error when it is opened, not a file that nobody misses.
+        files = sorted(
+            file
+            for file in found
+            if file.suffix.lower() in SUFFIXES and (file.is_file() or (file.is_symlink() and not _exists(file)))
+        )
     else:
         files = [path]
     texts = []
@@ -98,6 +116,13 @@ def _texts(filename: str, recursive: bool) -> list[tuple[str, bytes]]:
         except OSError as error:
             raise InputError(f"cannot read {file}: {error.strerror}") from None
     return texts
+
+
+def _exists(file: Path) -> bool:
+    try:
+        return file.exists()
+    except OSError:  # a loop of links
+        return False
 
 
 def _read(stream: BinaryIO, source: str) -> bytes:

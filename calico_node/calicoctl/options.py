@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from calico_node.calicoctl.errors import InputError
 from calico_node.errors import CalicoError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -42,6 +43,21 @@ skip_empty_option = click.option(
 input_options = together(
     click.option("-f", "--filename", required=True, help=FILE_HELP), recursive_option, skip_empty_option
 )
+
+
+def duration(flag: str, text: str) -> float:
+    """Seconds of a duration such as ``10s``; 0 for none.  Raises ``InputError``."""
+    if not text:
+        return 0.0
+    from calico_node.resources.scalars import duration_seconds
+
+    try:
+        seconds = duration_seconds(text)
+    except ValueError:
+        seconds = -1.0
+    if seconds < 0:
+        raise InputError(f"{flag} = {text!r}: must be a duration, such as 10s")
+    return seconds
 
 
 def run(context: click.Context, function: str, options: dict[str, Any]) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from calico_node.calicoctl.errors import InputError
 from calico_node.calicoctl.gotemplate import Template
 from calico_node.calicoctl.gotemplate.values import plain, show
-from calico_node.calicoctl.manifests import DEFAULT_AS_NUMBER, InputError
+from calico_node.calicoctl.manifests import DEFAULT_AS_NUMBER
 
 if TYPE_CHECKING:
     from calico_node.calicoctl.output import Listing

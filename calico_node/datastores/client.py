@@ -35,19 +35,21 @@ from calico_node.errors import (
     Compacted,
     DatastoreError,
     OperationNotSupported,
+    OutcomeUnknown,
     ResourceAlreadyExists,
     ResourceDoesNotExist,
     UpdateConflict,
     ValidationError,
 )
 from calico_node.resources import KINDS, apply_defaults, decode, encode, validate
+from calico_node.settings import CALICO_VERSION
 
 _log = logging.getLogger(__name__)
 
-CALICO_VERSION = "v3.33.0"
-"""The Calico release whose formats this project writes."""
 PAGE = 1000
 APPLY_TRIES = 5
+LIST_TRIES = 5
+"""How often a list is begun anew when its revision is compacted before its last page is read."""
 # Decoding a page at once would hold the event loop for too long.
 _LIST_SLICE = 100
 _APPLY_PAUSE = 0.1
@@ -90,9 +92,10 @@ class ResourceEvent:
 class Client:
     """Calico's v3 API over ``kv``.
 
-    Every method raises ``DatastoreError`` when the store cannot be reached.  Resources that are passed in are never
-    changed; what was stored comes back.  ``on_node_delete`` and ``on_pool_delete`` run before a Node's or IPPool's
-    object goes (address release registers there).
+    Every method raises ``DatastoreError`` when the store cannot be reached; a write also ``OutcomeUnknown`` (a
+    ``DatastoreError``) when its answer was lost and the store does not show that it was carried out.  Resources that
+    are passed in are never changed; what was stored comes back.  ``on_node_delete`` and ``on_pool_delete`` run before
+    a Node's or IPPool's object goes (address release registers there).
     """
 
     kv: KVEngine
@@ -112,7 +115,18 @@ class Client:
         return read_resource(kind, stored)
 
     async def list(self, kind: str, namespace: str = "") -> ResourceList:
-        """All resources of ``kind`` (in ``namespace``); those that cannot be read are left out with a warning."""
+        """All resources of ``kind`` (in ``namespace``); those that cannot be read are left out with a warning.
+
+        Raises ``Compacted`` only where the store forgets the list's revision again and again while it is read.
+        """
+        for _ in range(LIST_TRIES - 1):
+            try:
+                return await self._list_once(kind, namespace)
+            except Compacted as error:
+                _log.info("%s: listing again: %s", kind, error)
+        return await self._list_once(kind, namespace)
+
+    async def _list_once(self, kind: str, namespace: str) -> ResourceList:
         items: list[Resource] = [rules.default_allow_profile()] if kind == "Profile" else []
         revision, after = 0, ""
         while True:
@@ -159,15 +173,25 @@ class Client:
                 field="metadata.resourceVersion",
                 value=metadata.resource_version,
             )
+        uid_is_ours = not metadata.uid
         metadata.uid = metadata.uid or str(uuid.uuid4())
         metadata.creation_timestamp = metadata.creation_timestamp or _now()
         if kind == "Node":
             await self.ensure_initialized()
         await rules.check_create(self, resource)
         key = resource_key(kind, metadata.name, metadata.namespace or "")
-        result = await self.kv.txn(
-            [Compare(key, CompareTarget.VERSION, 0)], [Put(key, write_resource(resource))], [Get(key)]
-        )
+        value = write_resource(resource)
+        try:
+            result = await self.kv.txn([Compare(key, CompareTarget.VERSION, 0)], [Put(key, value)], [Get(key)])
+        except OutcomeUnknown as error:
+            # A uid of our making tells whether what is there now was made by this call.
+            stored = await self._after(error, key)
+            if stored is None:
+                raise
+            if stored.value != value and not (uid_is_ours and _uid(kind, stored) == metadata.uid):
+                raise ResourceAlreadyExists(_title(resource)) from None
+            metadata.resource_version = str(stored.create_revision)
+            return resource
         if not result.succeeded:
             raise ResourceAlreadyExists(_title(resource))
         metadata.resource_version = str(result.revision)
@@ -192,9 +216,17 @@ class Client:
         revision = _revision_number(_title(resource), metadata.resource_version)
         key = resource_key(resource.kind, metadata.name, metadata.namespace or "")
         await rules.check_update(self, resource)
-        result = await self.kv.txn(
-            [Compare(key, CompareTarget.MOD_REVISION, revision)], [Put(key, write_resource(resource))], [Get(key)]
-        )
+        value = write_resource(resource)
+        try:
+            result = await self.kv.txn(
+                [Compare(key, CompareTarget.MOD_REVISION, revision)], [Put(key, value)], [Get(key)]
+            )
+        except OutcomeUnknown as error:
+            stored = await self._after(error, key)
+            if stored is None or stored.value != value or stored.mod_revision == revision:
+                raise
+            metadata.resource_version = str(stored.mod_revision)
+            return resource
         if not result.succeeded:
             missing = result.responses[0] is None
             raise (ResourceDoesNotExist if missing else UpdateConflict)(_title(resource))
@@ -255,7 +287,8 @@ class Client:
         return stored
 
     async def delete(self, kind: str, name: str, namespace: str = "", resource_version: str = "") -> Resource:
-        """Remove a resource (at ``resource_version``, where given) and what hangs on it; returns what was stored.
+        """Remove a resource (at ``resource_version``, where given) and what hangs on it; returns what was stored, or
+        None where that cannot be told.
 
         Raises ``ResourceDoesNotExist``, ``UpdateConflict``, ``ValidationError`` (a protected or used Tier).
         """
@@ -267,7 +300,12 @@ class Client:
         compares = []
         if resource_version:
             compares = [Compare(key, CompareTarget.MOD_REVISION, _revision_number(str(title), resource_version))]
-        result = await self.kv.txn(compares, [Delete(key)], [Get(key)])
+        try:
+            result = await self.kv.txn(compares, [Delete(key)], [Get(key)])
+        except OutcomeUnknown as error:
+            if await self._after(error, key) is not None:
+                raise
+            return None
         previous = result.responses[0]
         if previous is None:
             raise ResourceDoesNotExist(str(title))
@@ -277,6 +315,13 @@ class Client:
             return read_resource(kind, previous)
         except ValidationError:
             return None
+
+    async def _after(self, lost: OutcomeUnknown, key: str) -> KeyValue | None:
+        """What is stored after a write whose answer was lost.  Raises ``lost`` when that cannot be read either."""
+        try:
+            return (await self.kv.get(key))[0]
+        except DatastoreError:
+            raise lost from None
 
     async def _named(self, resource: Resource) -> Resource:
         resource = copy.deepcopy(resource)
@@ -331,6 +376,13 @@ def write_resource(resource: Resource) -> bytes:
     return encode(stored)
 
 
+def _uid(kind: str, stored: KeyValue) -> str:
+    try:
+        return read_resource(kind, stored).metadata.uid or ""
+    except ValidationError:
+        return ""
+
+
 def _resource_event(kind: str, event: Event) -> ResourceEvent:
     name = parse_resource_key(event.kv.key)
     revision = event.kv.mod_revision
@@ -367,7 +419,6 @@ def _now() -> str:
 
 
 __all__ = [
-    "CALICO_VERSION",
     "Client",
     "Compacted",
     "DatastoreError",

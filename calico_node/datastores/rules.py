@@ -20,8 +20,8 @@ from calico_node.errors import (
     UpdateConflict,
     ValidationError,
 )
-from calico_node.kubernetes.names import workload_endpoint_name
 from calico_node.resources import TIERED_KINDS, from_dict
+from calico_node.resources.endpoint_names import workload_endpoint_name
 
 if TYPE_CHECKING:
     from calico_node.datastores.client import Client, Resource

@@ -5,13 +5,6 @@
 
 from calico_node.kubernetes.defaults import apply_api_defaults, implied_objects, missing_namespaces
 from calico_node.kubernetes.kinds import KINDS, WORKLOAD_KINDS, Object, Ref, is_kubernetes, ref_of
-from calico_node.kubernetes.names import (
-    WorkloadEndpointName,
-    parse_workload_endpoint_name,
-    veth_name,
-    workload_endpoint_name,
-    workload_endpoint_prefix,
-)
 from calico_node.kubernetes.pods import (
     PodMetadata,
     pod_networks,
@@ -31,6 +24,13 @@ from calico_node.kubernetes.profiles import (
 from calico_node.kubernetes.store import Acknowledgement, KubernetesStore, StoreReader
 from calico_node.kubernetes.validation import validate
 from calico_node.kubernetes.workloads import expand_to_pods
+from calico_node.resources.endpoint_names import (
+    WorkloadEndpointName,
+    parse_workload_endpoint_name,
+    veth_name,
+    workload_endpoint_name,
+    workload_endpoint_prefix,
+)
 
 __all__ = [
     "KINDS",

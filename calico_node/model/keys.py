@@ -32,7 +32,7 @@ class ProfileLabelsKey:
     name: str
 
 
-@frozen
+@frozen(cache_hash=True)  # of 100,000 of them, each looked up a dozen times an update
 class WorkloadEndpointKey:
     """``workload`` is ``<namespace>/<pod>`` for Kubernetes pods."""
 

@@ -6,6 +6,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
+from calico_node.addresses import is_ipv4
 from calico_node.resources.fields import Check
 
 _DNS_LABEL = r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"
@@ -70,6 +71,7 @@ def dns_subdomain(value: str) -> str | None:
     return "must be a DNS name: labels of a-z, 0-9 and '-' joined by '.', at most 253 characters"
 
 
+@lru_cache(maxsize=4096)
 def qualified_name(value: str) -> str | None:
     """A Kubernetes label or annotation key: ``[prefix/]name``."""
     prefix, slash, name = value.rpartition("/")
@@ -78,6 +80,7 @@ def qualified_name(value: str) -> str | None:
     return None
 
 
+@lru_cache(maxsize=4096)
 def label_value(value: str) -> str | None:
     if not value or _QUALIFIED.fullmatch(value):
         return None
@@ -137,6 +140,8 @@ def cidr_with_length(value: str) -> str | None:
 
 def host_cidr(value: str) -> str | None:
     """An address with length /32 or /128."""
+    if value.endswith("/32") and is_ipv4(value[:-3]):
+        return None
     reason = cidr(value)
     if reason is None and ipaddress.ip_network(value, strict=False).num_addresses != 1:
         return "must be a /32 or /128"

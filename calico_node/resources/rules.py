@@ -189,7 +189,7 @@ def _endpoint_port_protocol(protocol: str | int, path: str) -> None:
 
 def _workload_endpoint(resource: Any) -> None:
     spec = resource.spec
-    own = {ipaddress.ip_interface(text).ip for text in spec.ip_networks}
+    own = {ipaddress.ip_interface(text).ip for text in spec.ip_networks} if spec.ip_nats else set()
     for index, nat in enumerate(spec.ip_nats):
         internal, external = ipaddress.ip_address(nat.internal_ip), ipaddress.ip_address(nat.external_ip)
         path = f"spec.ipNATs[{index}]"

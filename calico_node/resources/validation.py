@@ -28,15 +28,38 @@ def validate(resource: Resource, *, origin: str = "") -> None:
 
 def check_struct(value: Struct) -> None:
     """The declared checks of an object and all below it.  Raises ``Fault``."""
-    for name, plan in plan_of(type(value)).items():
+    cls = type(value)
+    for plan in _CHECKED.get(cls) or _checked(cls):
         item = getattr(value, plan.attribute)
+        if not item and _may_be_absent(plan, item):
+            continue
         try:
             _check_member(plan, item)
         except Fault as fault:
-            raise fault.under(name) from None
+            raise fault.under(plan.name) from None
     whole = value.fault()
     if whole:
         raise whole
+
+
+def _may_be_absent(plan: Plan, item: Any) -> bool:
+    """Of a false ``item``: whether it is None, "" or an empty list, where nothing asks for more."""
+    member = plan.member
+    return not member.required and (item is None or item == "" or (item == [] and member.check is None))
+
+
+_CHECKED: dict[type[Struct], tuple[Plan, ...]] = {}
+
+
+def _checked(cls: type[Struct]) -> tuple[Plan, ...]:
+    """The members that may have to be refused; most of them are scalars that may hold anything of their type."""
+    plans = []
+    for plan in plan_of(cls).values():
+        member = plan.member
+        limited = member.required or member.check or member.each or member.limit is not None
+        if limited or member.shape is not None or member.codec is not None or plan.element is not None:
+            plans.append(plan)
+    return _CHECKED.setdefault(cls, tuple(plans))
 
 
 def _check_member(plan: Plan, item: Any) -> None:

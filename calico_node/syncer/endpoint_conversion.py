@@ -10,7 +10,6 @@ from attrs import asdict
 
 from calico_node.addresses import canonical_cidr, ip_version
 from calico_node.errors import ValidationError
-from calico_node.kubernetes.names import parse_workload_endpoint_name
 from calico_node.model import (
     AllocationAttribute,
     AllocationBlock,
@@ -23,6 +22,7 @@ from calico_node.model import (
     WorkloadEndpoint,
     WorkloadEndpointKey,
 )
+from calico_node.resources.endpoint_names import parse_workload_endpoint_name
 from calico_node.syncer.policy_conversion import (
     NAMESPACE_LABEL,
     NAMESPACE_PREFIX,
@@ -138,24 +138,37 @@ def allocation_block(raw: bytes) -> AllocationBlock:
             affinity = f"host:{data['hostAffinity']}"  # as written before affinities had a type
         if affinity is not None and not isinstance(affinity, str):
             raise TypeError(f"affinity is {affinity!r}")
+        cidr = canonical_cidr(str(data["cidr"]))
+        attributes = tuple(map(_attribute, data.get("attributes") or ()))
         allocations = tuple(data.get("allocations") or ())
-        if any(index is not None and type(index) is not int for index in allocations):
-            raise TypeError("allocations holds something that is neither a number nor null")
-        return AllocationBlock(
-            cidr=canonical_cidr(str(data["cidr"])),
-            affinity=affinity,
-            allocations=allocations,
-            attributes=tuple(map(_attribute, data.get("attributes") or ())),
-        )
+        _check_allocations(allocations, cidr, len(attributes))
+        return AllocationBlock(cidr=cidr, affinity=affinity, allocations=allocations, attributes=attributes)
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValidationError(f"is not an IPAM block document: {error!r}") from None
+
+
+def _check_allocations(allocations: tuple[Any, ...], cidr: str, attributes: int) -> None:
+    """Every index is one of ``attributes``, and no address lies outside ``cidr``."""
+    if any(index is not None and type(index) is not int for index in allocations):
+        raise TypeError("allocations holds something that is neither a number nor null")
+    for index in allocations:
+        if index is not None and not 0 <= index < attributes:
+            raise ValidationError(
+                f"is not an index into {attributes} attributes", resource=cidr, field="allocations", value=index
+            )
+    bits = (32 if ip_version(cidr) == 4 else 128) - int(cidr.partition("/")[2])
+    if len(allocations) > 1 << bits:
+        raise ValidationError("has more entries than the block has addresses", resource=cidr, field="allocations")
 
 
 def _attribute(data: dict[str, Any]) -> AllocationAttribute:
     secondary = data.get("secondary") or {}
     if not all(isinstance(value, str) for value in secondary.values()):
         raise TypeError("an attribute's secondary holds something that is no text")
-    return AllocationAttribute(data.get("handle_id"), secondary, data.get("releasedAt"))
+    handle, released = data.get("handle_id"), data.get("releasedAt")
+    if not isinstance(handle, str | None) or not isinstance(released, str | None):
+        raise TypeError("an attribute's handle_id or releasedAt is no text")
+    return AllocationAttribute(handle, secondary, released)
 
 
 def block_affinity(raw: bytes) -> BlockAffinity | None:

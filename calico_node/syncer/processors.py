@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeAlias
 
 from attrs import evolve, frozen
@@ -22,6 +23,8 @@ from calico_node.datastores.rules import DEFAULT_ALLOW, default_allow_profile
 from calico_node.errors import ValidationError
 from calico_node.kubernetes.policies import network_policy_to_calico
 from calico_node.model import (
+    AllocationBlock,
+    BlockAffinity,
     BlockAffinityKey,
     BlockKey,
     GlobalConfigKey,
@@ -137,6 +140,19 @@ def _node(name: ResourceName, resource: Any) -> Values:
     return values
 
 
+def _node_with_blocks(name: ResourceName, resource: Any) -> Values:
+    blocks = [AllocationBlock(canonical_cidr(cidr), f"host:{name.name}") for cidr in resource.status.pod_cidrs]
+    return {**_node(name, resource), **{BlockKey(block.cidr): block for block in blocks}}
+
+
+def _node_with_affinities(own_node: str, name: ResourceName, resource: Any) -> Values:
+    values = _raw(name, resource)
+    if name.name == own_node:
+        for cidr in resource.status.pod_cidrs:
+            values[BlockAffinityKey(canonical_cidr(cidr), own_node)] = BlockAffinity("confirmed")
+    return values
+
+
 def _cluster_information(name: ResourceName, resource: Any) -> Values:
     if name.name != "default":
         return {}
@@ -168,6 +184,7 @@ _FELIX: Mapping[str, Processor] = {
     "GlobalNetworkSet": _network_set,
     "HostEndpoint": _host_endpoint,
     "IPPool": _ip_pool,
+    "LiveMigration": _raw,
     "NetworkPolicy": _policy,
     "NetworkSet": _network_set,
     "Node": _node,
@@ -194,23 +211,30 @@ class Interest:
 
     prefixes: tuple[str, ...]
     processors: Mapping[str, Processor]
+    own_node: str = ""
+    """The one Node that is of interest, where others share its prefix; "" for all."""
 
 
-def interest(kind: SyncerKind, node_name: str) -> Interest:
-    """Few prefixes rather than one per kind: each is a watch of its own."""
+def interest(kind: SyncerKind, node_name: str, *, use_pod_cidr: bool = False) -> Interest:
+    """Few prefixes rather than one per kind: each is a watch of its own.
+
+    With ``use_pod_cidr`` (USE_POD_CIDR) addresses come from host-local IPAM: a Node's podCIDRs stand for its blocks,
+    and Calico's own IPAM documents are not looked at.
+    """
     if kind is SyncerKind.FELIX:
+        if use_pod_cidr:
+            return Interest((RESOURCES_PREFIX,), {**_FELIX, "Node": _node_with_blocks})
         return Interest((RESOURCES_PREFIX, IPAM_ASSIGNMENT), _FELIX)
     if kind is SyncerKind.BGP:
         resources = (f"{RESOURCES_PREFIX}bgp", kind_prefix("IPPool"), kind_prefix("Node"))
-        return Interest((*resources, IPAM_ASSIGNMENT, f"{IPAM_HOST}{node_name}/"), _BGP)
+        if use_pod_cidr:
+            return Interest(resources, {**_BGP, "Node": partial(_node_with_affinities, node_name)})
+        return Interest((*resources, f"{IPAM_HOST}{node_name}/"), _BGP)
     if kind is SyncerKind.NODE_STATUS:
         return Interest((kind_prefix("CalicoNodeStatus"),), {k: p for k, p in _STATUS.items() if k in KINDS})
 
-    def own_node(name: ResourceName, resource: Any) -> Values:
-        return _raw(name, resource) if name.name == node_name else {}
-
     prefixes = (kind_prefix("IPPool"), f"{kind_prefix('Node')}{node_name}")
-    return Interest(prefixes, {"IPPool": _ip_pool, "Node": own_node})
+    return Interest(prefixes, {"IPPool": _ip_pool, "Node": _raw}, own_node=node_name)
 
 
 class Translator:
@@ -227,6 +251,7 @@ class Translator:
         self._holders: dict[Key, str] = {}
         self._rivals: dict[Key, set[str]] = {}
         self._rejected: dict[str, str] = {}
+        self._warned: dict[str, int] = {}  # revision of each rejected object that a warning was written of
 
     @property
     def rejected(self) -> Mapping[str, str]:
@@ -250,7 +275,7 @@ class Translator:
         except Exception as error:
             # Also for a document of a shape that no writer of ours or Calico's makes, or nested beyond measure: it is
             # left out, and all else goes on.
-            self._reject(title, key, error)
+            self._reject(title, error, stored.mod_revision if stored is not None else 0)
             values = {}
         return self._settle(key, values)
 
@@ -262,6 +287,10 @@ class Translator:
             processor = self._wanted.processors.get(name.kind)
             if processor is None or stored is None:
                 return str(name), {}
+            if name.name == DEFAULT_ALLOW and name.kind == "Profile":
+                return str(name), {}  # built in; what is stored under its name counts nowhere
+            if self._wanted.own_node and name.kind == "Node" and name.name != self._wanted.own_node:
+                return str(name), {}
             try:
                 resource = read_resource(name.kind, stored)
                 validate(resource)
@@ -271,15 +300,17 @@ class Translator:
         return key, _ipam_values(key, stored)
 
     def _sound(self, title: str) -> None:
-        if self._rejected.pop(title, None) is not None and self._on_rejected is not None:
-            self._on_rejected(title, None)
+        if self._rejected.pop(title, None) is not None:
+            del self._warned[title]
+            if self._on_rejected is not None:
+                self._on_rejected(title, None)
 
-    def _reject(self, title: str, key: str, error: Exception) -> None:
+    def _reject(self, title: str, error: Exception, revision: int) -> None:
         if isinstance(error, _Rejected):
             title = error.title
         reason = str(error)
-        if self._rejected.get(title) != reason:
-            self._rejected[title] = reason
+        if self._rejected.get(title) != reason or self._warned.get(title) != revision:
+            self._rejected[title], self._warned[title] = reason, revision
             _log.warning("%s: the stored object is left out: %s", title, reason)
             if self._on_rejected is not None:
                 self._on_rejected(title, reason)
@@ -289,7 +320,7 @@ class Translator:
         if values:
             self._given[stored_key] = values
         changes: list[tuple[Key, object | None]] = []
-        for key in old.keys() - values.keys():
+        for key in old.keys() - values.keys() if old.keys() != values.keys() else ():
             rivals = self._rivals.get(key, set())
             rivals.discard(stored_key)
             if self._holders[key] != stored_key:
@@ -325,12 +356,20 @@ def _ipam_values(key: str, stored: KeyValue | None) -> Values:
     if stored is None:
         return {}
     if key.startswith(IPAM_ASSIGNMENT):
+        # /calico/ipam/v2/assignment/ipv4/block/10.0.0.0-26
         block = endpoint_conversion.allocation_block(stored.value)
+        if block.cidr != _block_cidr(key):
+            # Else a document at a wrong key could stand in for another, sound block.
+            raise ValidationError("is not the CIDR that its key names", resource=key, field="cidr", value=block.cidr)
         return {BlockKey(block.cidr): block}
     # /calico/ipam/v2/host/<host>/ipv4/block/10.0.0.0-26
     host, _, rest = key.removeprefix(IPAM_HOST).partition("/")
-    _, slash, text = rest.partition("/block/")
     affinity = endpoint_conversion.block_affinity(stored.value)
-    if not slash or affinity is None:
+    if "/block/" not in rest or affinity is None:
         return {}
-    return {BlockAffinityKey(canonical_cidr("/".join(text.rsplit("-", 1))), host): affinity}
+    return {BlockAffinityKey(_block_cidr(key), host): affinity}
+
+
+def _block_cidr(key: str) -> str:
+    """The CIDR that a block's or affinity's key ends in (``…/block/10.0.0.0-26``).  Raises ``ValidationError``."""
+    return canonical_cidr("/".join(key.rpartition("/block/")[2].rsplit("-", 1)))

@@ -12,13 +12,14 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
+from itertools import islice
 
 from calico_node.datastores.client import Client
 from calico_node.datastores.kv import EventType, KeyValue, KVEngine
 from calico_node.datastores.names import resource_key
 from calico_node.errors import Compacted, DatastoreError
 from calico_node.model import Key, SyncBatch, SyncStatus, Update
-from calico_node.syncer.processors import OnRejected, SyncerKind, Translator, interest
+from calico_node.syncer.processors import Interest, OnRejected, SyncerKind, Translator, interest
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class Buffer:
     def take(self, limit: int) -> tuple[Update, ...]:
         """The oldest pending updates, at most ``limit``; they count as delivered from now on."""
         taken = []
-        for key in list(self._pending)[:limit] if len(self._pending) > limit else list(self._pending):
+        for key in list(islice(self._pending, limit)):
             update = self._pending.pop(key)
             if update.value is None:
                 self._delivered.pop(key, None)
@@ -100,12 +101,10 @@ class _Stream:
     def __init__(
         self,
         kv: KVEngine,
-        kind: SyncerKind,
-        node_name: str,
+        wanted: Interest,
         on_rejected: OnRejected | None,
         clock: Callable[[], float],
     ) -> None:
-        wanted = interest(kind, node_name)
         self._kv = kv
         self._clock = clock
         self._translator = Translator(wanted, on_rejected)
@@ -256,6 +255,7 @@ async def stream(
     kind: SyncerKind,
     *,
     node_name: str,
+    use_pod_cidr: bool = False,
     on_rejected: OnRejected | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> AsyncGenerator[SyncBatch, None]:
@@ -265,9 +265,10 @@ async def stream(
     says which datastore revision the consumer reflects once it has applied it, also when nothing it watches has
     changed.  A datastore that is lost is waited for: nothing is raised, the status falls back to
     WAIT_FOR_DATASTORE only after a long loss.  Stored objects that cannot be used count as absent, with one warning;
-    ``on_rejected`` hears of them.  Close the generator (``aclosing``) to end its tasks.
+    ``on_rejected`` hears of them.  ``use_pod_cidr`` is the setting USE_POD_CIDR.  Close the generator (``aclosing``)
+    to end its tasks.
     """
-    state = _Stream(client.kv, kind, node_name, on_rejected, clock)
+    state = _Stream(client.kv, interest(kind, node_name, use_pod_cidr=use_pod_cidr), on_rejected, clock)
     tasks = [asyncio.create_task(state.follow(source)) for source in state.sources]
     for task in tasks:
         task.add_done_callback(state.ended)

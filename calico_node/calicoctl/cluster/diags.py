@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from typing import Any
 
 from calico_node.calicoctl.bundle import Bundle, bundle
 from calico_node.calicoctl.connect import connect
 from calico_node.calicoctl.datastore.export import list_document, read_contents, yaml_text
+from calico_node.calicoctl.errors import InputError
 from calico_node.calicoctl.ipam.check import examine, narrate
 from calico_node.calicoctl.ipam.inventory import take_inventory
+from calico_node.calicoctl.options import duration
 from calico_node.calicoctl.secrets import without_secrets
 from calico_node.calicoctl.snapshot import resources
 from calico_node.resources import KINDS
@@ -18,11 +21,29 @@ from calico_node.resources import KINDS
 
 def diags(options: dict[str, Any]) -> int:
     """A datastore that cannot be read is an error here: there is nothing else to collect."""
+    about_logs = _about_logs(options)
+    if about_logs:
+        print(
+            f"{', '.join(about_logs)}: no host's logs are collected here; 'calicoctl node diags' on the host does",
+            file=sys.stderr,
+        )
     print("Collecting diagnostics")
-    with bundle("calico-diagnostics") as (found, file):
+    with bundle("calico-diagnostics", keep=options["skip_temp_dir_cleanup"]) as (found, file):
         asyncio.run(add_datastore(found, options))
     print(f"\nDiags saved to {file}")
     return 0
+
+
+def _about_logs(options: dict[str, Any]) -> list[str]:
+    """The options given that choose among hosts' logs.  Raises ``InputError`` for a value that they cannot have."""
+    given = [name for name in ("since", "max_logs", "max_parallelism", "focus_nodes") if options[name]]
+    for name in given:
+        text, flag = options[name], f"--{name.replace('_', '-')}"
+        if name.startswith("max") and not (text.isascii() and text.isdigit()):
+            raise InputError(f"{flag} = {text!r}: must be a number")
+        if name == "since":
+            duration(flag, text)
+    return [f"--{name.replace('_', '-')}" for name in given]
 
 
 async def add_datastore(found: Bundle, options: dict[str, Any]) -> None:

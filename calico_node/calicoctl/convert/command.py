@@ -9,7 +9,8 @@ from typing import Any
 from calico_node.calicoctl import output
 from calico_node.calicoctl.convert.v1 import API_VERSION as V1
 from calico_node.calicoctl.convert.v1 import convert_v1
-from calico_node.calicoctl.manifests import InputError, documents
+from calico_node.calicoctl.errors import InputError
+from calico_node.calicoctl.manifests import documents
 from calico_node.errors import CalicoError, ValidationError
 from calico_node.resources import (
     Document,

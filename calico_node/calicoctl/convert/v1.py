@@ -10,7 +10,7 @@ from calico_node.calicoctl.convert import names
 from calico_node.calicoctl.convert.reader import Reader
 from calico_node.calicoctl.convert.rules import protocol, rules
 from calico_node.errors import ValidationError
-from calico_node.kubernetes.names import workload_endpoint_name
+from calico_node.resources.endpoint_names import workload_endpoint_name
 
 API_VERSION = "v1"
 _TYPES = {"ingress": "Ingress", "egress": "Egress"}

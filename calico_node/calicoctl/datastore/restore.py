@@ -17,13 +17,20 @@ from attrs import define, field
 from calico_node.calicoctl.connect import connect
 from calico_node.calicoctl.datastore.export import KINDS_IN_ORDER, KINDS_WITH_ALL, check_document
 from calico_node.calicoctl.datastore.lock import set_ready
-from calico_node.calicoctl.manifests import InputError
+from calico_node.calicoctl.errors import InputError
+from calico_node.calicoctl.snapshot import scan
 from calico_node.datastores import Client
 from calico_node.datastores.client import write_resource
 from calico_node.datastores.kv import Compare, CompareTarget, Put
 from calico_node.datastores.names import RESOURCES_PREFIX, parse_resource_key, resource_key
 from calico_node.datastores.rules import BUILTIN_TIERS
-from calico_node.errors import CalicoError, ResourceAlreadyExists, UpdateConflict, ValidationError
+from calico_node.errors import (
+    CalicoError,
+    ResourceAlreadyExists,
+    ResourceDoesNotExist,
+    UpdateConflict,
+    ValidationError,
+)
 from calico_node.ipam.blocks import MalformedDocument
 from calico_node.ipam.store import PREFIX
 from calico_node.resources import Document, apply_defaults, decode, expand_lists, load_documents, validate
@@ -52,16 +59,14 @@ def import_(options: dict[str, Any]) -> int:
 
     async def run() -> None:
         async with connect(options, check=False) as client:
-            await _require_empty(client)
+            export.puts = await _missing(client, export)
             await client.ensure_initialized()
             await set_ready(client, ready=False)
             try:
                 await _write(client, export)
                 await _adopt_cluster(client, export.cluster)
             except CalicoError as error:
-                raise CalicoError(
-                    f"the import stopped half-way; empty the datastore before the next attempt: {error}"
-                ) from None
+                raise CalicoError(f"the import stopped half-way; the same command goes on with it: {error}") from None
 
     asyncio.run(run())
     print(f"Successfully imported {export.resources} resource(s) and {export.documents} IPAM document(s)")
@@ -176,24 +181,52 @@ def _ipam(source: str, data: dict[str, Any], faults: list[str]) -> Iterable[Put]
                 yield Put(key, value)
 
 
-async def _require_empty(client: Client) -> None:
-    """Raise ``CalicoError`` when the target holds more than what every prepared datastore has."""
-    after = ""
-    while True:
-        page = await client.kv.range(RESOURCES_PREFIX, start_after=after, limit=100)
-        for stored in page.kvs:
-            name = parse_resource_key(stored.key)
-            if name is None or name.kind == "ClusterInformation" or (name.kind == "Tier" and name.name in _BUILTIN):
+async def _missing(client: Client, export: Export) -> list[Put]:
+    """The writes that are still to be done: all of them, or what an import of the same file did not come to.
+
+    Such an import has left the datastore locked, and as another cluster than the file's.  Raises ``CalicoError`` when
+    the target holds anything else than what every prepared datastore has.
+    """
+    try:
+        cluster = await client.get("ClusterInformation", "default")
+    except ResourceDoesNotExist:
+        resumable = False
+    else:
+        guid = export.cluster["spec"].get("clusterGUID")
+        resumable = cluster.spec.datastore_ready is False and not (guid and cluster.spec.cluster_guid == guid)
+    wanted = {put.key: put.value for put in export.puts} if resumable else {}
+    done = set()
+    _, revision = await client.kv.get("/")
+    for prefix in (RESOURCES_PREFIX, PREFIX):
+        async for stored in scan(client.kv, prefix, revision):
+            name = parse_resource_key(stored.key) if prefix == RESOURCES_PREFIX else None
+            if prefix == RESOURCES_PREFIX and (
+                name is None or name.kind == "ClusterInformation" or (name.kind == "Tier" and name.name in _BUILTIN)
+            ):
                 continue
-            raise CalicoError(f"the datastore to import into is not empty: it holds {name}; nothing was imported")
-        if not page.more:
-            break
-        after = page.kvs[-1].key
-    held = await client.kv.range(PREFIX, limit=1)
-    if held.kvs:
-        raise CalicoError(
-            f"the datastore to import into is not empty: it holds {held.kvs[0].key}; nothing was imported"
-        )
+            if stored.key not in wanted or not _same(stored.value, wanted[stored.key]):
+                raise CalicoError(
+                    f"the datastore to import into is not empty: it holds {name or stored.key}; nothing was imported"
+                )
+            done.add(stored.key)
+    if done:
+        print(f"{len(done)} objects are there from an import of this file that did not end", file=sys.stderr)
+    return [put for put in export.puts if put.key not in done]
+
+
+def _same(stored: bytes, wanted: bytes) -> bool:
+    """Whether both mean the same, but for what an import gives to a resource that has none."""
+    if stored == wanted:
+        return True
+    try:
+        found, expected = orjson.loads(stored), orjson.loads(wanted)
+    except orjson.JSONDecodeError:
+        return False
+    for data in (found, expected):
+        if isinstance(data, dict) and isinstance(data.get("metadata"), dict):
+            for name in ("uid", "creationTimestamp"):
+                data["metadata"].pop(name, None)
+    return bool(found == expected)
 
 
 async def _write(client: Client, export: Export) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ from calico_node.addresses import parse_address
 from calico_node.calicoctl.connect import connect
 from calico_node.calicoctl.ipam.inventory import HandleRecord, Inventory, take_inventory
 from calico_node.calicoctl.snapshot import resources
-from calico_node.calicoctl.version import client_version
 from calico_node.errors import ResourceDoesNotExist, ValidationError
 from calico_node.ipam.blocks import WINDOWS_RESERVED_HANDLE, Attribute, Block
 from calico_node.ipam.pools import pool_of
+from calico_node.settings import CALICO_VERSION
 
 TOP_NODES = 20
 
@@ -75,7 +75,7 @@ class Allocation:
 @define
 class Findings:
     """``used`` maps an address to the resources that use it, ``unknown`` counts load-balancer addresses, whose
-    services only the Kubernetes API knows."""
+    services only the Kubernetes API knows.  ``overcounted`` is no problem: handles are written before blocks."""
 
     blocks: list[Block]
     pools: list[str]
@@ -85,6 +85,8 @@ class Findings:
     unallocated: list[str] = field(factory=list)
     leaked_handles: list[HandleRecord] = field(factory=list)
     missing_handles: list[str] = field(factory=list)
+    undercounted: list[str] = field(factory=list)
+    overcounted: list[str] = field(factory=list)
     handles: int = 0
     unknown: int = 0
     faults: list[str] = field(factory=list)
@@ -100,8 +102,8 @@ class Findings:
     @property
     def problems(self) -> int:
         leaked = sum(1 for group in self.allocations.values() if any(allocation.leaked for allocation in group))
-        lists = (self.outside, self.unallocated, self.leaked_handles, self.missing_handles, self.faults)
-        return leaked + sum(len(found) for found in lists)
+        handles = (self.leaked_handles, self.missing_handles, self.undercounted)
+        return leaked + sum(len(found) for found in (self.outside, self.unallocated, *handles, self.faults))
 
 
 def examine(inventory: Inventory, nodes: Iterable[Any], endpoints: Iterable[Any], *, now: int) -> Findings:
@@ -115,7 +117,7 @@ def examine(inventory: Inventory, nodes: Iterable[Any], endpoints: Iterable[Any]
                 findings.used.setdefault(str(parse_address(text)), []).append(user)
             except ValidationError as error:
                 findings.faults.append(f"{user}: {error}")
-    named = set()
+    named: dict[str, dict[str, int]] = {}
     for block in blocks:
         for allocation in _allocations(block):
             findings.allocations.setdefault(allocation.ip, []).append(allocation)
@@ -124,7 +126,8 @@ def examine(inventory: Inventory, nodes: Iterable[Any], endpoints: Iterable[Any]
             if handle == WINDOWS_RESERVED_HANDLE:
                 allocation.owners.append("Reserved for Windows")
             elif handle:
-                named.add(handle)
+                counts = named.setdefault(handle, {})
+                counts[block.cidr] = counts.get(block.cidr, 0) + 1
             if allocation.attribute.secondary.get("type") == "LoadBalancer" and not allocation.owners:
                 allocation.owners.append("a LoadBalancer service (not checked)")
                 findings.unknown += 1
@@ -133,10 +136,29 @@ def examine(inventory: Inventory, nodes: Iterable[Any], endpoints: Iterable[Any]
     for address in findings.used:
         if address not in findings.allocations:
             (findings.unallocated if pool_of(pools, address) else findings.outside).append(address)
-    findings.handles = len(inventory.handles)
-    findings.leaked_handles = [handle for handle in inventory.handles if handle.id.partition("\r")[0] not in named]
-    findings.missing_handles = sorted(named - {handle.id.partition("\r")[0] for handle in inventory.handles})
+    _compare_handles(findings, inventory.handles, named)
     return findings
+
+
+def _compare_handles(
+    findings: Findings, handles: Iterable[HandleRecord], named: Mapping[str, Mapping[str, int]]
+) -> None:
+    """``named``: how many addresses in which block name a handle."""
+    stored = set()
+    for handle in handles:
+        findings.handles += 1
+        name = handle.id.partition("\r")[0]
+        stored.add(name)
+        held = named.get(name)
+        if held is None:
+            findings.leaked_handles.append(handle)
+            continue
+        for cidr in sorted({*held, *(handle.counts or {})} if handle.counts is not None else ()):
+            counted, real = (handle.counts or {}).get(cidr, 0), held.get(cidr, 0)
+            if counted != real:
+                found = findings.overcounted if counted > real else findings.undercounted
+                found.append(f"{handle.id} counts {counted} in {cidr}, where {real} name it")
+    findings.missing_handles = sorted(set(named) - stored)
 
 
 def faults_of(block: Block, now: int) -> list[str]:
@@ -224,7 +246,12 @@ def narrate(findings: Findings, *, every: bool, problems: bool) -> Iterator[str]
     )
     yield from _section("handles without an IP", [handle.id for handle in findings.leaked_handles], problems)
     yield from _section("handles named by blocks but not stored", findings.missing_handles, problems)
+    yield from _section(
+        "handles that count too few IPs, the rest of which a release passes by", findings.undercounted, problems
+    )
     yield from _section("documents that break their rules", findings.faults, True)
+    if problems and findings.overcounted:
+        yield from _section("handles that count too many IPs (no problem by itself)", findings.overcounted, True)
     shared = [f"{address} in use by {', '.join(owners)}" for address, owners in used.items() if len(owners) > 1]
     if problems and shared:
         yield from _section("IPs with several users (no problem while a machine migrates)", shared, True)
@@ -254,7 +281,7 @@ def report(inventory: Inventory, findings: Findings) -> dict[str, Any]:
     """What ``-o`` writes: Calico's report, so that either tool can release from it."""
     spec = inventory.cluster.spec
     data: dict[str, Any] = {
-        "version": client_version(),
+        "version": CALICO_VERSION,
         "clusterGUID": spec.cluster_guid or "",
         "datastoreLocked": inventory.locked,
         "clusterInformationRevision": inventory.cluster.metadata.resource_version,

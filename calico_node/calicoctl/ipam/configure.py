@@ -8,7 +8,7 @@ from typing import Any
 from attrs import evolve
 
 from calico_node.calicoctl.connect import connect
-from calico_node.calicoctl.manifests import InputError
+from calico_node.calicoctl.errors import InputError
 from calico_node.errors import UpdateConflict
 from calico_node.ipam.claims import LOST_RACE
 from calico_node.ipam.documents import ConfigKey, IPAMConfig

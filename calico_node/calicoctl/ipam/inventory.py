@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from attrs import define, field, frozen
@@ -10,7 +11,7 @@ from calico_node.calicoctl.snapshot import resources, scan
 from calico_node.datastores import Client
 from calico_node.errors import ResourceDoesNotExist, ValidationError
 from calico_node.ipam.blocks import Block, MalformedDocument
-from calico_node.ipam.documents import ConfigKey, IPAMConfig, decode_block, decode_config
+from calico_node.ipam.documents import ConfigKey, IPAMConfig, decode_block, decode_config, decode_handle
 from calico_node.ipam.store import PREFIX, Pool, key_path
 
 BLOCKS = f"{PREFIX}assignment/"
@@ -19,10 +20,12 @@ HANDLES = f"{PREFIX}handle/"
 
 @frozen
 class HandleRecord:
-    """A stored handle; ``revision`` is that of its last change."""
+    """A stored handle; ``revision`` is that of its last change, ``counts`` its addresses by block, None where that
+    cannot be read."""
 
     id: str
     revision: int
+    counts: Mapping[str, int] | None = field(hash=False)
 
 
 @define
@@ -69,5 +72,10 @@ async def take_inventory(client: Client) -> Inventory:
             faults.append(f"IPPool({pool.metadata.name}): {error}")
     inventory.faults += faults
     async for handle in scan(client.kv, HANDLES, revision):
-        inventory.handles.append(HandleRecord(handle.key.removeprefix(HANDLES), handle.mod_revision))
+        name, counts = handle.key.removeprefix(HANDLES), None
+        try:
+            counts = decode_handle(handle.value, name).blocks
+        except MalformedDocument as error:
+            inventory.faults.append(str(error))
+        inventory.handles.append(HandleRecord(name, handle.mod_revision, counts))
     return inventory

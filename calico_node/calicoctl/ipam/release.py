@@ -11,9 +11,8 @@ from attrs import frozen
 
 from calico_node.addresses import parse_address
 from calico_node.calicoctl.connect import connect
+from calico_node.calicoctl.errors import InputError
 from calico_node.calicoctl.ipam.show import checked_address
-from calico_node.calicoctl.manifests import InputError
-from calico_node.calicoctl.version import client_version
 from calico_node.datastores import Client
 from calico_node.datastores.kv import Compare, CompareTarget, Delete
 from calico_node.errors import CalicoError, ValidationError
@@ -22,6 +21,7 @@ from calico_node.ipam.blocks import Release
 from calico_node.ipam.documents import HandleKey
 from calico_node.ipam.releasing import ReleaseFailed
 from calico_node.ipam.store import KVStore, key_path
+from calico_node.settings import CALICO_VERSION
 
 
 def release(options: dict[str, Any]) -> int:
@@ -136,8 +136,8 @@ def _compare(reports: list[Report], cluster: Any, *, force: bool) -> None:
                 f"{report.file} is a report of cluster {report.cluster}, this is {cluster.spec.cluster_guid}: "
                 "nothing was released"
             )
-        if report.version != client_version():
-            _refuse(f"{report.file} was made by version {report.version}, this is {client_version()}", force)
+        if report.version != CALICO_VERSION:
+            _refuse(f"{report.file} was made by version {report.version}, this is {CALICO_VERSION}", force)
     if cluster.metadata.resource_version not in {report.revision for report in reports}:
         raise CalicoError(
             "ClusterInformation has changed since every one of the reports: lock the datastore, make a new report "

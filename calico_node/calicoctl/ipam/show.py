@@ -11,9 +11,9 @@ from typing import Any
 from calico_node.addresses import canonical_cidr, parse_address
 from calico_node.calicoctl.boxes import box
 from calico_node.calicoctl.connect import connect
+from calico_node.calicoctl.errors import InputError
 from calico_node.calicoctl.ipam.inventory import Inventory, take_inventory
 from calico_node.calicoctl.ipam.usage import Usage, usage
-from calico_node.calicoctl.manifests import InputError
 from calico_node.calicoctl.snapshot import resources
 from calico_node.datastores import Client
 from calico_node.errors import ValidationError

@@ -11,7 +11,7 @@ from typing import Any
 from calico_node.addresses import canonical_cidr, parse_network
 from calico_node.calicoctl.connect import connect
 from calico_node.calicoctl.datastore.lock import require_lock
-from calico_node.calicoctl.manifests import InputError
+from calico_node.calicoctl.errors import InputError
 from calico_node.datastores import Client
 from calico_node.datastores.client import write_resource
 from calico_node.datastores.kv import Compare, CompareTarget, Delete, Get, Put

@@ -13,7 +13,11 @@ TIMEOUT = 5.0
 LARGEST = 64 << 20
 
 
-class NotRunning(CalicoError):
+class NotCalicoNode(CalicoError):
+    """What answers at the health listener's address is another program."""
+
+
+class NotRunning(NotCalicoNode):
     """Nothing answers at the health listener's address."""
 
 
@@ -33,14 +37,14 @@ def ask(settings: Settings, path: str) -> bytes:
 
 
 def components(settings: Settings) -> dict[str, Any]:
-    """What ``/status`` says of each component.  Raises as ``ask``, and ``CalicoError`` when it is no such answer."""
+    """What ``/status`` says of each component.  Raises as ``ask``, and ``NotCalicoNode`` for no such answer."""
     answer = ask(settings, "/status")
     try:
         found = json.loads(answer)["components"]
     except (ValueError, KeyError, TypeError):
         found = None
     if not isinstance(found, dict) or not all(isinstance(state, dict) for state in found.values()):
-        raise CalicoError(
+        raise NotCalicoNode(
             f"what answers at http://{settings.health_host}:{settings.health_port}/status is not calico-node"
         )
     return found

@@ -49,6 +49,10 @@ def diags(ctx: click.Context, /, **options: Any) -> None:
 @click.option("--ip6-autodetection-method", default="", help="first-found, can-reach=…, interface=…, …")
 @click.option("--backend", default="bird", help="bird: with BGP; none: without.")
 @click.option("--no-default-ippools", is_flag=True, help="Make no pool in a cluster without one.")
+@click.option("--felix-config", default="", help="A Felix configuration file, [global] with 'Name = value' lines.")
+@click.option("--log-dir", default="", help="Append the log to calico-node.log in this folder, not to the terminal.")
+@click.option("--node-image", default="", help="Accepted; no container is started.")
+@click.option("--init-system", is_flag=True, help="Accepted; the node always stays in the foreground.")
 @click.option("--dryrun", is_flag=True, help="Print the command and do nothing.")
 @global_options
 @click.pass_context

@@ -10,11 +10,12 @@ import sys
 from typing import Any
 
 from calico_node.calicoctl.config import load_settings
-from calico_node.calicoctl.manifests import InputError
+from calico_node.calicoctl.errors import InputError
 from calico_node.calicoctl.secrets import without_secrets
 from calico_node.errors import CalicoError
 
 PROGRAM = "calico-node"
+LOG = "calico-node.log"
 
 
 class _Said(Exception):
@@ -34,29 +35,68 @@ def launch(options: dict[str, Any]) -> int:
     given |= {
         name: value
         for name, value in settings.environ.items()
-        if name.startswith(("DATASTORE_TYPE", "ETCD_")) and os.environ.get(name) != value
+        if name.startswith(("DATASTORE_TYPE", "ETCD_")) and os.environ.get(name, "") != value
     }
+    if options["felix_config"]:
+        # As in felix: the environment goes before the file.
+        given |= {
+            name: value for name, value in felix_variables(options["felix_config"]).items() if name not in os.environ
+        }
+    if options["node_image"]:
+        print("--node-image is passed over: this host's calico-node is run, and no container", file=sys.stderr)
+    log = os.path.join(options["log_dir"], LOG) if options["log_dir"] else ""
     if options["dryrun"]:
-        shown = (f"{name}={shlex.quote(value)}" for name, value in sorted(without_secrets(given).items()))
-        print(" ".join((*shown, PROGRAM, "run")))
+        shown = [f"{name}={shlex.quote(value)}" for name, value in sorted(without_secrets(given).items())]
+        print(" ".join((*shown, PROGRAM, "run", *([f">>{shlex.quote(log)}", "2>&1"] if log else []))))
     else:
-        _become(given)
+        _become(given, log)
     return 0
 
 
-def _become(given: dict[str, str]) -> None:
+def felix_variables(filename: str) -> dict[str, str]:
+    """The ``FELIX_`` variables that mean what a Felix configuration file says.  Raises ``InputError``."""
+    from configparser import ConfigParser, Error
+
+    parser = ConfigParser(interpolation=None)
+    try:
+        with open(filename, encoding="utf-8") as file:
+            parser.read_file(file)
+    except OSError as error:
+        raise InputError(f"cannot read {filename}: {error.strerror}") from None
+    except (Error, UnicodeDecodeError) as error:
+        raise InputError(f"--felix-config: {filename}: {' '.join(str(error).split())}") from None
+    # Felix merges every section, and does not mind the case of names.
+    return {f"FELIX_{name.upper()}": value for section in parser.sections() for name, value in parser.items(section)}
+
+
+def _become(given: dict[str, str], log: str) -> None:
+    if os.geteuid() != 0:
+        raise CalicoError("Need super user privileges: Operation not permitted")
     beside = os.path.join(os.path.dirname(sys.executable), PROGRAM)
     program = beside if os.access(beside, os.X_OK) else shutil.which(PROGRAM)
     if program is None:
         raise CalicoError(f"{PROGRAM} is neither beside {sys.executable} nor in PATH")
     sys.stdout.flush()
+    if log:
+        _log_to(log)
     os.execve(program, (PROGRAM, "run"), {**os.environ, **given})
+
+
+def _log_to(file: str) -> None:
+    try:
+        os.makedirs(os.path.dirname(file), exist_ok=True)
+        opened = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+    except OSError as error:
+        raise InputError(f"--log-dir: cannot write {file}: {error.strerror}") from None
+    for stream in (1, 2):
+        os.dup2(opened, stream)
+    os.close(opened)
 
 
 def _environment(options: dict[str, Any]) -> dict[str, str]:
     given = {"NODENAME": options["name"], "CALICO_NETWORKING_BACKEND": options["backend"]}
     if options["backend"] not in ("bird", "none"):
-        raise InputError(f"--backend = {options['backend']!r}: must be bird or none")
+        raise CalicoError(f"Error executing command: unknown backend '{options['backend']}'")
     for version, name in ((4, "ip"), (6, "ip6")):
         text = options[name]
         if text not in ("", "autodetect", "none"):

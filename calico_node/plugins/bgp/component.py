@@ -117,6 +117,7 @@ class _Run:
             self._context.client,
             SyncerKind.BGP,
             node_name=self._settings.node_name,
+            use_pod_cidr=self._settings.use_pod_cidr,
             on_rejected=self._on_rejected,
         )
         async with contextlib.aclosing(batches):

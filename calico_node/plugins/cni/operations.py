@@ -31,7 +31,6 @@ from calico_node.errors import (
     ValidationError,
 )
 from calico_node.hookspecs import AgentContext, WorkloadMetadata
-from calico_node.kubernetes.names import veth_name, workload_endpoint_name
 from calico_node.plugins.cni.addresses import CALICO_IPAM, Allocator, Annotations, delegate, resolve_pod_cidrs
 from calico_node.plugins.cni.protocol import (
     INTERNAL,
@@ -43,6 +42,7 @@ from calico_node.plugins.cni.protocol import (
     result_json,
 )
 from calico_node.resources import from_dict
+from calico_node.resources.endpoint_names import veth_name, workload_endpoint_name
 
 log = structlog.get_logger(__name__)
 

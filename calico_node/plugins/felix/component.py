@@ -151,9 +151,14 @@ class _Run:
     # What comes in
 
     async def _follow_datastore(self, send: MemoryObjectSendStream[Event]) -> None:
-        node = self._context.settings.node_name
-        client = self._context.client
-        updates = stream(client, SyncerKind.FELIX, node_name=node, on_rejected=self._left_out)
+        settings = self._context.settings
+        updates = stream(
+            self._context.client,
+            SyncerKind.FELIX,
+            node_name=settings.node_name,
+            use_pod_cidr=settings.use_pod_cidr,
+            on_rejected=self._left_out,
+        )
         async with aclosing(updates) as batches:
             async for batch in batches:
                 await send.send(batch)

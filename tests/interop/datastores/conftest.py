@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,28 @@ def free_port() -> int:
         return port
 
 
-class Etcd:
-    """One member; ``endpoint`` is ``address:port``, the data stay over a restart."""
+def etcdctl(endpoint: str, *arguments: str | bytes) -> str:
+    """What the real client says; it fails the test when it fails."""
+    command = [b"etcdctl", b"--endpoints", endpoint.encode()]
+    command += [item if isinstance(item, bytes) else item.encode() for item in arguments]
+    result = subprocess.run(command, capture_output=True, env={**os.environ, "ETCDCTL_API": "3"}, timeout=20)
+    assert result.returncode == 0, result.stderr.decode()
+    return result.stdout.decode(errors="replace")
 
-    def __init__(self, program: str, folder: Path) -> None:
+
+class Etcd:
+    """One member; ``endpoint`` is ``address:port``, the data stay over a restart.
+
+    ``options`` are etcd's own; ``scheme`` and ``health`` (whether to wait until it serves clients without a
+    certificate) are for servers with TLS.
+    """
+
+    def __init__(
+        self, program: str, folder: Path, options: Sequence[str] = (), *, scheme: str = "http", health: bool = True
+    ) -> None:
         self.endpoint = f"127.0.0.1:{free_port()}"
-        client, peer = f"http://{self.endpoint}", f"http://127.0.0.1:{free_port()}"
+        self._health = health
+        client, peer = f"{scheme}://{self.endpoint}", f"http://127.0.0.1:{free_port()}"
         self._folder = folder
         # etcd 3.4 takes a name and a port, and makes a socket called so in its working directory.
         self.socket = folder / "sock:0"
@@ -35,6 +52,7 @@ class Etcd:
             program, "--name", "test", "--data-dir", str(folder / "data"),
             "--listen-client-urls", f"{client},unix://{self.socket.name}", "--advertise-client-urls", client,
             "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", f"test={peer}",
+            *options,
         ]  # fmt: skip
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -44,6 +62,8 @@ class Etcd:
             self.process = subprocess.Popen(self._command, stdout=log, stderr=log, cwd=self._folder)
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline and self.process.poll() is None:
+            if not self._health and b"serving client requests" in self._log.read_bytes():
+                return
             try:
                 with urllib.request.urlopen(f"http://{self.endpoint}/health", timeout=1) as answer:
                     if b"true" in answer.read():

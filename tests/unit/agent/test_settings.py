@@ -55,3 +55,12 @@ def test_a_bad_value_is_named_with_its_variable(name: str, value: str) -> None:
         Settings.load({"NODENAME": "n1", name: value})
     assert name in str(caught.value)
     assert value in str(caught.value)
+
+
+def test_use_pod_cidr() -> None:
+    for environ, expected in (
+        ({}, False),
+        ({"USE_POD_CIDR": "true"}, True),
+        ({"USE_POD_CIDR": "true", "CALICO_USE_POD_CIDR": "false"}, False),
+    ):
+        assert Settings.load({"NODENAME": "n", **environ}).use_pod_cidr is expected

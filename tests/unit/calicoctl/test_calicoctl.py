@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -289,8 +290,44 @@ def test_folders(run: Run) -> None:
     assert run("apply", "-f", "d", files=files).out == "Successfully applied 2 resource(s)\n"
     assert run("apply", "-R", "-f", "d").out == "Successfully applied 3 resource(s)\n"
     empty = run("apply", "-f", "none", files={"none/readme.txt": ""})
-    assert (empty.err, empty.status) == ("No resources specified\n", 1)
+    assert (empty.err, empty.status) == ("No resources specified in directory none\n", 1)
     assert run("apply", "-f", "none", "--skip-empty").status == 0
+
+
+def test_each_file_holds_something_unless_told(run: Run) -> None:
+    files = {"d/1.yaml": POOL, "d/2.yaml": "# nothing yet\n---\n", "empty.yaml": ""}
+    for filename, place in (("empty.yaml", "file empty.yaml"), ("d", "file d/2.yaml"), (".git", "directory .git")):
+        Path(".git").mkdir(exist_ok=True)
+        refused = run("apply", "-f", filename, files=files)
+        assert (refused.out, refused.err, refused.status) == ("", f"No resources specified in {place}\n", 1)
+    assert run("apply", "-f", "d", "--skip-empty").out == "Successfully applied 1 'IPPool' resource(s)\n"
+    skipped = run("apply", "-f", "empty.yaml", "--skip-empty")
+    assert (skipped.out, skipped.err, skipped.status) == ("No resources specified\n", "", 0)
+    assert run("get", "-f", "empty.yaml", "--skip-empty", "-o", "yaml").out == "No resources specified\n"
+
+
+def test_links_in_folders(run: Run) -> None:
+    run("validate", "-f", "d", files={"d/sub/1.yaml": POOL})
+    Path("d/sub/up").symlink_to("..")
+    assert run("apply", "-f", "d", "-R").out == "Successfully applied 1 'IPPool' resource(s)\n"
+    Path("d/self.yaml").symlink_to("self.yaml")
+    refused = run("apply", "-f", "d", "-R")
+    assert (refused.status, refused.err.count("\n")) == (1, 1)
+    assert "cannot read d/self.yaml: Too many levels of symbolic links" in refused.err
+
+
+def test_the_forms_of_a_file(run: Run) -> None:
+    node = {"apiVersion": "projectcalico.org/v3", "kind": "Node", "metadata": {"name": "n"}}
+    for name, text, count in (
+        ("crlf.yaml", POOL.replace("\n", "\r\n"), 1),
+        ("bom.yaml", "\ufeff" + POOL, 1),
+        ("gaps.yaml", f"---\n{POOL}---\n---\n# a comment\n---\n{NODE}---\n", 2),
+        ("list.json", json.dumps([node, {**node, "metadata": {"name": "m"}}]), 2),
+        ("kind.json", json.dumps({"apiVersion": "projectcalico.org/v3", "kind": "NodeList", "items": [node]}), 1),
+    ):
+        done = run("apply", "-f", name, files={name: text})
+        assert (done.err, done.status) == ("", 0), name
+        assert done.out.startswith(f"Successfully applied {count} "), name
 
 
 def test_input_without_end_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,10 +354,36 @@ def test_config_file(run: Run, tmp_path: Path) -> None:
         (head.replace("CalicoAPIConfig", "Config"), "expected kind 'CalicoAPIConfig', got 'Config'"),
         (head.replace("/v3", "/v9"), "unknown APIVersion 'projectcalico.org/v9'"),
         ("{", "malformed YAML"),
+        ("", "must hold one CalicoAPIConfig document"),
+        (head.replace("apiVersion", "#"), "unknown APIVersion ''"),
+        (head + "sepc: {}", "not recognized or is in the wrong location: sepc"),
+        (head + "spec: [x]", "spec must be an object"),
+        (head + "spec: {etcdEndpoints: [http://h:1]}", "etcdEndpoints = ['http://h:1']: must be text"),
+        (head + "spec: {etcdPassword: 5}", "etcdPassword = 5: must be text"),
+        (head + "spec: {usePodCIDR: 'yes'}", "usePodCIDR = 'yes': must be true or false"),
+        (head + "spec: {k8sClientBurst: true}", "k8sClientBurst = True: must be a whole number"),
     ):
         bad = run("get", "nodes", "-c", "c.cfg", files={"c.cfg": text})
         assert bad.status == 1
         assert reason in bad.err
+    assert (
+        run("get", "nodes", "-c", "none.cfg").err
+        == "failed to execute command: Error reading config file: none.cfg\n"
+    )
+
+
+def test_the_environment_adds_nothing_to_a_config_file(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    head = "apiVersion: projectcalico.org/v3\nkind: CalicoAPIConfig\n"
+    monkeypatch.setenv("DATASTORE_TYPE", "nonsense")
+    monkeypatch.setenv("CALICO_ETCD_ENDPOINTS", "http://127.0.0.1:1")
+    monkeypatch.setenv("ETCD_CA_CERT_FILE", "/none")
+    assert run("get", "nodes").status == 1
+    good = run("get", "nodes", "-c", "c.cfg", files={"c.cfg": head + "spec: {datastoreType: embedded}"})
+    assert (good.err, good.status) == ("", 0)
+    shown = run(
+        "node", "run", "--dryrun", "-c", "d.cfg", files={"d.cfg": head + "spec: {etcdEndpoints: 'http://h:1'}"}
+    )
+    assert "DATASTORE_TYPE='' ETCD_CA_CERT_FILE='' ETCD_ENDPOINTS=http://h:1 calico-node run" in shown.out
 
 
 def test_patch_merges_and_checks(run: Run) -> None:
@@ -384,16 +447,40 @@ def test_version_polls(run: Run) -> None:
     run("apply", "-f", "node.yaml", files={"node.yaml": NODE})
     for wrong in ("x", "-1s", "1"):
         assert f"--poll = '{wrong}': must be a duration" in run("version", "--poll", wrong).err
-    watching = subprocess.Popen([*COMMAND, "version", "--poll=20ms"], stdout=subprocess.PIPE, text=True)
+    assert run("version", "--poll=0").status == 0
+    command = [*COMMAND, "version", "--poll=20ms"]
+    watching = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert watching.stdout is not None
+        assert watching.stderr is not None
         lines = [watching.stdout.readline() for _ in range(4)]
         set_cluster_version("v3.1.0")
-        lines += [watching.stdout.readline() for _ in range(2)]
+        assert watching.stdout.readline() == "Cluster Version:   v3.1.0\n"
+        cluster = replace_cluster()
+        assert watching.stderr.readline().startswith("unable to retrieve Cluster Version or Type: ")
+        replace_cluster(by=cluster)
+        assert [watching.stdout.readline() for _ in range(2)] == ["Cluster Version:   v3.1.0\n", lines[3]]
     finally:
         watching.kill()
-        watching.wait()
-    assert lines[4:] == ["Cluster Version:   v3.1.0\n", lines[3]]
+        watching.communicate()
+
+
+def test_a_poll_interrupted_ends_without_a_word(run: Run) -> None:
+    run("apply", "-f", "node.yaml", files={"node.yaml": NODE})
+    watching = subprocess.Popen(
+        [*COMMAND, "version", "--poll=1h"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Whatever started the tests may have ignored it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert watching.stdout is not None
+    for _ in range(4):
+        watching.stdout.readline()
+    watching.send_signal(signal.SIGINT)
+    out, err = watching.communicate(timeout=30)
+    assert (out, err.strip(), watching.returncode) == ("", "", 130)
 
 
 def test_a_cluster_of_another_version_is_refused_unless_allowed(run: Run) -> None:
@@ -422,6 +509,25 @@ def set_cluster_version(version: str) -> None:
     asyncio.run(change())
 
 
+def replace_cluster(by: bytes = b"") -> bytes:
+    """ClusterInformation's stored text, in the place of which there is ``by`` now, or nothing."""
+    import asyncio
+
+    from calico_node.datastores import open_client
+    from calico_node.datastores.kv import Delete, Put
+    from calico_node.datastores.names import resource_key
+    from calico_node.settings import Settings
+
+    async def change() -> bytes:
+        key = resource_key("ClusterInformation", "default")
+        async with open_client(Settings.load()) as client:
+            stored, _ = await client.kv.get(key)
+            await client.kv.txn([], [Put(key, by) if by else Delete(key)])
+            return stored.value if stored else b""
+
+    return asyncio.run(change())
+
+
 def test_the_real_executable_reads_standard_input(tmp_path: Path) -> None:
     environ = {"PATH": os.environ["PATH"], "CALICO_DATASTORE_PATH": str(tmp_path / "db")}
     applied = subprocess.run(
@@ -447,7 +553,8 @@ def imported_by(*arguments: str, environ: dict[str, str]) -> set[str]:
 def test_commands_import_only_what_they_need(tmp_path: Path) -> None:
     environ = {"PATH": os.environ["PATH"], "CALICO_DATASTORE_PATH": str(tmp_path / "db")}
     subprocess.run([*COMMAND, "apply", "-f", "-"], input=POOL, text=True, env=environ, timeout=60, check=True)
-    slow = {"yaml", "aiohttp", "etcd3aio", "rich", "grpc", "structlog"}
+    slow = {"yaml", "aiohttp", "etcd3aio", "rich", "grpc", "structlog", "calico_node.kubernetes"}
+    assert not imported_by("version", "--client", environ=environ) & {*slow, "asyncio", "orjson"}
     shown = imported_by("version", environ=environ)
     assert "orjson" in shown
     assert not shown & slow

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calico_node.calicoctl.datastore.restore import parse_export
+from calico_node.calicoctl.errors import InputError
 from calico_node.calicoctl.ipam.release import read_report
-from calico_node.calicoctl.manifests import InputError
 from calico_node.datastores import Client
 from calico_node.datastores.kv import KeyValue
 from calico_node.ipam import IPAM, AssignRequest, KVStore
@@ -205,6 +208,71 @@ def test_import_wants_an_empty_datastore(world: Run, monkeypatch: pytest.MonkeyP
     assert world("ipam", "configure", "--ip-cooldown-seconds=30").status == 0
     refused = world("datastore", "migrate", "import", "-f", "export")
     assert "is not empty: it holds /calico/ipam/v2/config; nothing was imported" in refused.err
+
+
+KILLED = """\
+import os, signal, sys
+from calico_node.calicoctl import main
+from calico_node.datastores.client import Client
+from calico_node.datastores.embedded import EmbeddedEngine
+left = int(sys.argv[1])
+write = EmbeddedEngine.txn
+async def txn(*arguments):
+    global left
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left -= 1
+    return await write(*arguments)
+EmbeddedEngine.txn = txn
+main.main(["datastore", "migrate", "import", "-f", "export"])
+"""
+
+
+@pytest.mark.parametrize("everything_", [False, True])
+def test_an_import_that_was_killed_is_completed(
+    world: Run, monkeypatch: pytest.MonkeyPatch, everything_: bool
+) -> None:
+    sets = (f"kind: GlobalNetworkSet\napiVersion: projectcalico.org/v3\nmetadata: {{name: s{n}}}" for n in range(250))
+    world("apply", "-f", "sets.yaml", files={"sets.yaml": "\n---\n".join(sets)})
+    world("datastore", "migrate", "lock")
+    Path("export").write_text(world("datastore", "migrate", "export", *(["--all"] if everything_ else [])).out)
+    guid = world("get", "clusterinfo", "-o", "custom-columns=CLUSTERGUID").out
+    other_store(monkeypatch, "whole")
+    assert world("datastore", "migrate", "import", "-f", "export").status == 0
+    whole = everything()
+    other_store(monkeypatch, "killed")
+    seen: list[int] = []
+    # Each attempt dies after two writes: of the cluster, its tiers, the lock, and a hundred objects at a time.
+    for _ in range(5):
+        killed = subprocess.run([sys.executable, "-c", KILLED, "2"], check=False, capture_output=True)
+        assert killed.returncode == -signal.SIGKILL
+        seen.append(len(everything()))
+    assert seen == sorted(seen)
+    assert 100 < seen[3] < len(whole)
+    done = world("datastore", "migrate", "import", "-f", "export")
+    assert done.status == 0
+    assert "are there from an import of this file that did not end" in done.err
+    assert everything().keys() == whole.keys()
+    if everything_:
+        assert everything() == whole
+    assert world("get", "clusterinfo", "-o", "custom-columns=CLUSTERGUID").out == guid
+    assert "is not empty" in world("datastore", "migrate", "import", "-f", "export").err
+
+
+def test_an_import_goes_on_with_nothing_but_its_own(world: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    world("datastore", "migrate", "lock")
+    Path("export").write_text(world("datastore", "migrate", "export").out)
+    other_store(monkeypatch, "new")
+    world("apply", "-f", "f.yaml", files={"f.yaml": WORLD.partition("---")[0]})
+    refused = world("datastore", "migrate", "import", "-f", "export")
+    assert "is not empty" in refused.err  # not locked
+    world("datastore", "migrate", "lock")
+    first = next(iter(yaml.safe_load_all(WORLD)))
+    first["metadata"]["labels"] = {"other": "x"}
+    world("apply", "-f", "o.yaml", files={"o.yaml": yaml.safe_dump(first)})
+    before = everything()
+    assert "is not empty" in world("datastore", "migrate", "import", "-f", "export").err
+    assert everything() == before
 
 
 GOOD = 'kind: Tier\napiVersion: projectcalico.org/v3\nmetadata: {name: t}\n===\n{"spec": {}}\n===\n{}'

@@ -225,6 +225,27 @@ def test_check_finds_every_kind_of_damage(world: Run) -> None:
         assert line in found
 
 
+def test_check_compares_the_counts_of_handles(world: Run) -> None:
+    async def miscount(client: Client) -> None:
+        prefix = "/calico/ipam/v2/handle/"
+        await client.kv.put(f"{prefix}net.abc", b'{"block":{"10.65.0.0/29":3,"10.65.0.8/29":1},"deleted":false}')
+        await client.kv.put(f"{prefix}net.def", b'{"block":{},"deleted":false}')
+        await client.kv.put(f"{prefix}b", b'{"block":5}')
+
+    with_client(miscount)
+    found = world("ipam", "check", "--show-problem-ips").out
+    for line in (
+        "Found 1 handles that count too few IPs, the rest of which a release passes by.\n"
+        "  net.def counts 0 in 10.65.0.0/29, where 1 name it\n",
+        "Found 2 handles that count too many IPs (no problem by itself).\n"
+        "  net.abc counts 3 in 10.65.0.0/29, where 1 name it\n"
+        "  net.abc counts 1 in 10.65.0.8/29, where 0 name it\n",
+        "IPAM handle b: 'block' must map block CIDRs to counts",
+        "Check complete; found 4 problems.",
+    ):
+        assert line in found
+
+
 def test_release_what_reports_agree_on(world: Run) -> None:
     assert world("datastore", "migrate", "lock").out == "Datastore locked.\n"
     world("ipam", "check", "-o", "one.json")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 import tarfile
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,9 +19,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from calico_node.calicoctl.node import bird
 from calico_node.calicoctl.node.checksystem import NEEDS, Kernel
 from calico_node.calicoctl.node.status import render
 from calico_node.calicoctl.secrets import MASK, mask_text, without_secrets
+from calico_node.errors import CalicoError
 from tests.unit.calicoctl.conftest import Run
 
 NOW = datetime.fromisoformat("2026-08-22T10:00:00+00:00")
@@ -57,7 +61,7 @@ def test_status_is_the_table_that_calico_prints() -> None:
     six = render({"bgp": {"extra": {"sessions": [session("Mesh_fd00__1", "fd00::1", "Idle", "?")]}}}, NOW)
     assert "IPv4 BGP status\nNo IPv4 peers found.\n\nIPv6 BGP status\n+--" in six
     assert "| fd00::1      | node-to-node mesh | start | ?     | Idle |" in six
-    assert render({"felix": {}}, NOW).endswith("\nThe BGP backend process (BIRD) is not running.\n")
+    assert render({"felix": {}}, NOW).endswith("\nThe BGP backend process (BIRD) is not running.\n\n")
 
 
 class _Agent(BaseHTTPRequestHandler):
@@ -202,6 +206,31 @@ def test_run_becomes_the_node(run: Run, monkeypatch: pytest.MonkeyPatch) -> None
     assert environ["CALICO_DATASTORE_PATH"] == os.environ["CALICO_DATASTORE_PATH"]
 
 
+def test_run_takes_the_options_of_a_container(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FELIX_LOGSEVERITYSCREEN", "error")
+    felix = "# ours\n[global]\nLogSeverityScreen = debug\nMetadataAddr: none\nRate = 5%\n"
+    arguments = ("--node-image=quay.io/x", "--init-system", "--log-dir=my logs", "--felix-config=felix.cfg")
+    shown = run("node", "run", "--dryrun", *arguments, files={"felix.cfg": felix})
+    assert shown.out == (
+        "CALICO_NETWORKING_BACKEND=bird FELIX_METADATAADDR=none FELIX_RATE=5% "
+        "calico-node run >>'my logs/calico-node.log' 2>&1\n"
+    )
+    assert shown.err.startswith("--node-image is passed over")
+    for text, said in (("x = 5", "no section headers"), ("[g]\nx", "parsing errors")):
+        refused = run("node", "run", "--felix-config=bad.cfg", files={"bad.cfg": text})
+        assert (refused.status, refused.out, refused.err.count("\n")) == (1, "", 1)
+        assert said in refused.err
+    assert "cannot read none.cfg: No such file" in run("node", "run", "--felix-config=none.cfg").err
+    assert run("node", "run", "--backend=gobgp").err == "Error executing command: unknown backend 'gobgp'\n"
+    assert "--log-dir: cannot write" in run("node", "run", "--log-dir=felix.cfg").err
+
+
+def test_run_wants_privileges(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    refused = run("node", "run")
+    assert (refused.err, refused.status) == ("Need super user privileges: Operation not permitted\n", 1)
+
+
 # diagnostics
 
 WORLD = """\
@@ -265,6 +294,20 @@ def test_cluster_diags(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "/proc/none" in refused.err
 
 
+def test_cluster_diags_takes_the_options_about_logs(run: Run, tmp_path: Path) -> None:
+    run("apply", "-f", "w.yaml", files={"w.yaml": WORLD})
+    done = run("cluster", "diags", "--since=2h", "--max-logs=3", "--focus-nodes=n1", "--skip-temp-dir-cleanup")
+    assert done.status == 0
+    assert done.err.startswith("--since, --max-logs, --focus-nodes: no host's logs are collected here")
+    folder = Path(done.out.rpartition("Diags saved to ")[2].strip()).parent
+    assert (folder / "diagnostics/datastore/bgppeers.yaml").is_file()
+    shutil.rmtree(folder)
+    for wrong in ("--since=2", "--max-logs=x", "--max-parallelism=-1"):
+        refused = run("cluster", "diags", wrong)
+        assert (refused.status, refused.out) == (1, "")
+        assert "must be a " in refused.err
+
+
 def test_secrets_are_masked_and_what_points_to_them_is_not() -> None:
     data = {"password": {"secretKeyRef": {"name": "s", "key": "k"}}, "etcdPassword": "x", "tokenFile": "/t", "n": [1]}
     assert without_secrets(data) == {**data, "etcdPassword": MASK}
@@ -280,3 +323,43 @@ def test_secrets_are_masked_and_what_points_to_them_is_not() -> None:
 @given(st.text(min_size=1, alphabet=st.characters(exclude_characters="/@", exclude_categories=["Z", "C"])))
 def test_no_password_of_an_address_is_left(password: str) -> None:
     assert mask_text(f"see http://me:{password}@host/path") == f"see http://{MASK}@host/path"
+
+
+BIRD = """\
+0001 BIRD v0.3.3+birdv1.6.8 ready.
+2002-name     proto    table    state  since       info
+1002-static1  Static   master   up     2016-11-21
+ kernel1  Kernel   master   up     2016-11-21
+ Mesh_172_17_8_102 BGP      master   up     2016-11-21  Established
+ Node_172_17_8_103 BGP      master   start  10:01:02    Connect       Socket: Connection refused
+ Global_172_17_8_104 BGP    master   down   10:01:03
+0000
+"""
+
+
+def test_the_answer_of_a_bird() -> None:
+    assert bird.parse(BIRD.splitlines(keepends=True), 4) == [
+        ("172.17.8.102", "node-to-node mesh", "up", "2016-11-21", "Established"),
+        ("172.17.8.103", "node specific", "start", "10:01:02", "Connect Socket: Connection refused"),
+        ("172.17.8.104", "global", "down", "10:01:03", ""),
+    ]
+    six = [" Mesh_fd80_24e2_f998_72d7__2 BGP master up 10:00 Established\n", "0000\n"]
+    assert bird.parse(six, 6)[0][0] == "fd80:24e2:f998:72d7::2"
+    for wrong in ("", "0001 ready\n", "2002-name x\n0000\n", "9001 syntax error\n"):
+        with pytest.raises(CalicoError, match="Error executing command: "):
+            bird.parse(wrong.splitlines(keepends=True), 4)
+
+
+@given(st.lists(st.text(max_size=40)))
+def test_any_answer_of_a_bird_is_read_or_refused(lines: list[str]) -> None:
+    with suppress(CalicoError):
+        bird.parse((f"{line}\n" for line in lines), 6)
+
+
+def test_what_runs_of_the_original(tmp_path: Path) -> None:
+    commands = (b"calico-node\0-felix\0", b"/x/bird6\0-s\0", b"calico-node\0run\0", b"", b"grep\0bird\0")
+    for pid, command in enumerate(commands):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "cmdline").write_bytes(command)
+    (tmp_path / "99").mkdir()
+    assert bird.running(tmp_path) == {"felix", "bird6"}

@@ -286,6 +286,29 @@ async def test_lists_leave_out_what_cannot_be_read(client: Client, caplog: pytes
         await client.get("NetworkSet", "c", "one")
 
 
+async def test_a_list_whose_revision_is_compacted_between_pages_starts_over(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("calico_node.datastores.client.PAGE", 2)
+    for name in "abc":
+        await client.create(resource("GlobalNetworkSet", name, {}))
+    read, compactions = client.kv.range, 0
+
+    async def compacting(prefix: str, **more: Any) -> Any:
+        nonlocal compactions
+        if more["start_after"] and compactions < 2:
+            compactions += 1
+            await client.delete("GlobalNetworkSet", "abc"[compactions - 1])
+            _, revision = await client.kv.get("/")
+            await client.kv.compact(revision)
+        return await read(prefix, **more)
+
+    monkeypatch.setattr(client.kv, "range", compacting)
+    found = await client.list("GlobalNetworkSet")
+    assert compactions == 1  # what is left fits one page
+    assert [item.metadata.name for item in found.items] == ["b", "c"]
+
+
 async def test_watch(client: Client) -> None:
     await client.create(resource("GlobalNetworkSet", "a", {}))
     seen = []

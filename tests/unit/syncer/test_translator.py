@@ -53,9 +53,10 @@ def document(kind: str, name: str, spec: dict[str, Any], namespace: str = "", **
 class View:
     """What a consumer of a translator's changes ends up with."""
 
-    def __init__(self, kind: SyncerKind = SyncerKind.FELIX) -> None:
+    def __init__(self, kind: SyncerKind = SyncerKind.FELIX, *, use_pod_cidr: bool = False) -> None:
         self.rejections: list[tuple[str, str | None]] = []
-        self.translator = Translator(interest(kind, "n1"), lambda *what: self.rejections.append(what))
+        wanted = interest(kind, "n1", use_pod_cidr=use_pod_cidr)
+        self.translator = Translator(wanted, lambda *what: self.rejections.append(what))
         self.values: dict[Key, object] = {}
 
     def set(self, key: str, value: bytes | None) -> list[Key]:
@@ -357,3 +358,119 @@ def test_nesting_beyond_measure_costs_the_object_alone(levels: int, where: str) 
     view.set(key, value)
     view.set(resource_key("GlobalNetworkPolicy", "flat"), document("GlobalNetworkPolicy", "flat", {}))
     assert PolicyKey("GlobalNetworkPolicy", "", "flat") in view.values
+
+
+BLOCKS = "/calico/ipam/v2/assignment/ipv4/block/"
+
+
+def test_a_block_at_the_key_of_another_takes_nobodys_place() -> None:
+    view = View()
+    view.set(f"{BLOCKS}10.0.1.0-26", b'{"cidr":"10.0.1.0/26","affinity":"host:n2"}')
+    view.set(f"{BLOCKS}10.0.0.0-26", b'{"cidr":"10.0.1.0/26","affinity":"host:n1"}')
+    assert view.values == {BlockKey("10.0.1.0/26"): AllocationBlock("10.0.1.0/26", "host:n2")}
+    assert [title for title, _ in view.rejections] == [f"{BLOCKS}10.0.0.0-26"]
+    view.set(f"{BLOCKS}10.0.0.0-26", b'{"cidr":"10.0.0.0/26"}')
+    assert view.rejections[-1] == (f"{BLOCKS}10.0.0.0-26", None)
+    assert view.values.keys() == {BlockKey("10.0.0.0/26"), BlockKey("10.0.1.0/26")}
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        {"allocations": [0], "attributes": []},
+        {"allocations": [-1], "attributes": [{}]},
+        {"allocations": [None] * 5},
+        {"attributes": [{"handle_id": ["h"]}]},
+        {"attributes": [{"releasedAt": 7}]},
+    ],
+)
+def test_a_block_whose_parts_do_not_fit_is_left_out(rest: dict[str, Any]) -> None:
+    view = View()
+    view.set(f"{BLOCKS}10.0.0.0-30", json.dumps({"cidr": "10.0.0.0/30", **rest}).encode())
+    assert view.values == {}
+    assert [title for title, _ in view.rejections] == [f"{BLOCKS}10.0.0.0-30"]
+
+
+def test_numbers_of_64_bits_and_null_lists_of_a_block() -> None:
+    view = View()
+    document = (
+        b'{"cidr":"10.0.0.0/30","affinity":null,"allocations":null,"unallocated":null,"attributes":null,'
+        b'"sequenceNumber":18446744073709551615,"sequenceNumberForAllocation":null,"deleted":false}'
+    )
+    view.set(f"{BLOCKS}10.0.0.0-30", document)
+    assert view.values == {BlockKey("10.0.0.0/30"): AllocationBlock("10.0.0.0/30")}
+
+
+def test_the_tunnel_stream_is_not_concerned_with_nodes_of_a_longer_name() -> None:
+    view = View(SyncerKind.TUNNEL_IP_ALLOCATION)
+    view.set(resource_key("Node", "n10"), b"no document at all")
+    view.put("Node", "n1", {})
+    assert view.values.keys() == {ResourceKey("Node", "", "n1")}
+    assert view.rejections == []
+
+
+def test_a_stored_object_never_stands_in_for_the_builtin_profile() -> None:
+    """Calico's is synthetic: whatever is stored under its name is no part of it, and takes it away least of all."""
+    view = View()
+    builtin = dict(view.translator.builtin())
+    for value in (document("Profile", "projectcalico-default-allow", {}), b"nonsense", None):
+        assert view.set(resource_key("Profile", "projectcalico-default-allow"), value) == []
+    assert ProfileRulesKey("projectcalico-default-allow") in builtin
+    assert view.rejections == []
+
+
+def test_the_bgp_stream_has_affinities_and_no_blocks() -> None:
+    """A block changes with every pod that comes or goes, anywhere; BGP has no use for it."""
+    assert not any("assignment" in prefix for prefix in interest(SyncerKind.BGP, "n1").prefixes)
+
+
+def test_live_migrations_and_bgp_resources_reach_felix_as_they_are() -> None:
+    view = View()
+    view.put("LiveMigration", "m", {"target": {"selector": "a == 'b'"}}, "ns")
+    view.put("BGPPeer", "p", {"peerIP": "10.0.0.9", "asNumber": 64512})
+    view.put("BGPConfiguration", "default", {"asNumber": 64512})
+    assert view.values.keys() == {
+        ResourceKey("LiveMigration", "ns", "m"),
+        ResourceKey("BGPPeer", "", "p"),
+        ResourceKey("BGPConfiguration", "", "default"),
+    }
+
+
+def test_a_bad_object_is_warned_of_once_a_revision(caplog: pytest.LogCaptureFixture) -> None:
+    translator = Translator(interest(SyncerKind.FELIX, "n1"))
+    key, bad = resource_key("IPPool", "p"), document("IPPool", "p", {"cidr": "bad"})
+    for revision in (7, 7, 8, 8, 9):
+        translator.translate(key, KeyValue(key, bad, 1, revision))
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == ["IPPool(p)"] * 3
+
+
+POD_CIDRS = {"status": {"podCIDRs": ["10.244.1.0/24", "fd00:10:244:1::/64"]}}
+
+
+def test_with_pod_cidrs_in_use_nodes_stand_for_blocks() -> None:
+    view = View(use_pod_cidr=True)
+    view.put("Node", "n2", {}, **POD_CIDRS)
+    blocks = {cidr: AllocationBlock(cidr, "host:n2") for cidr in ("10.244.1.0/24", "fd00:10:244:1::/64")}
+    assert {key.cidr: value for key, value in view.values.items() if isinstance(key, BlockKey)} == blocks
+    assert not any("assignment" in prefix for prefix in interest(SyncerKind.FELIX, "n1", use_pod_cidr=True).prefixes)
+    view.put("Node", "n2", {})
+    assert view.values.keys() == {ResourceKey("Node", "", "n2")}
+
+
+def test_with_pod_cidrs_in_use_a_node_announces_its_own() -> None:
+    view = View(SyncerKind.BGP, use_pod_cidr=True)
+    for name in ("n1", "n2"):
+        view.put("Node", name, {}, **POD_CIDRS)
+    affinities = {
+        BlockAffinityKey(cidr, "n1"): BlockAffinity("confirmed") for cidr in POD_CIDRS["status"]["podCIDRs"]
+    }
+    nodes = {ResourceKey("Node", "", "n1"), ResourceKey("Node", "", "n2")}
+    assert {key: value for key, value in view.values.items() if key not in nodes} == affinities
+    assert not any("ipam" in prefix for prefix in interest(SyncerKind.BGP, "n1", use_pod_cidr=True).prefixes)
+
+
+def test_without_pod_cidrs_in_use_they_say_nothing() -> None:
+    for kind in (SyncerKind.FELIX, SyncerKind.BGP):
+        view = View(kind)
+        view.put("Node", "n1", {}, **POD_CIDRS)
+        assert view.values.keys() == {ResourceKey("Node", "", "n1")}

@@ -52,19 +52,11 @@ def workload_endpoint_prefix(node: str, orchestrator: str = "", workload: str = 
 
 def parse_workload_endpoint_name(name: str) -> WorkloadEndpointName:
     """The inverse of ``workload_endpoint_name``.  Raises ``ValidationError``."""
-    parts, current, index = [], "", 0
-    while index < len(name):
-        if name[index] != "-":
-            current += name[index]
-            index += 1
-        elif name[index + 1 : index + 2] == "-":
-            current += "-"
-            index += 2
-        else:
-            parts.append(current)
-            current = ""
-            index += 1
-    parts.append(current)
+    parts = [""]
+    for index, text in enumerate(name.split("--")):
+        first, *others = text.split("-")
+        parts[-1] += f"-{first}" if index else first
+        parts += others
     if len(parts) != 4:
         raise ValidationError(
             "does not have the four parts node-orchestrator-workload-endpoint",
@@ -73,7 +65,7 @@ def parse_workload_endpoint_name(name: str) -> WorkloadEndpointName:
             value=name,
         )
     for part, what in zip(parts, _PARTS, strict=True):
-        _segment(part, what)
+        _check_segment(part, what)
     return WorkloadEndpointName(*parts)
 
 
@@ -81,6 +73,11 @@ _PARTS = ("node", "orchestrator", "workload", "endpoint")
 
 
 def _segment(part: str, what: str) -> str:
+    _check_segment(part, what)
+    return part.replace("-", "--")
+
+
+def _check_segment(part: str, what: str) -> None:
     if not part or part.startswith("-") or part.endswith("-"):
         raise ValidationError(
             "must not be empty, nor start or end with a dash",
@@ -88,7 +85,6 @@ def _segment(part: str, what: str) -> str:
             field=f"spec.{what}",
             value=part,
         )
-    return part.replace("-", "--")
 
 
 def veth_name(namespace: str, pod: str, prefix: str = INTERFACE_PREFIX) -> str:

@@ -1,0 +1,69 @@
+"""Between etcd's protocol messages and the values of the KV engine interface."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from etcd3aio.proto.etcd.api.etcdserverpb import rpc_pb2
+
+from calico_node.datastores.kv import (
+    Compare,
+    CompareTarget,
+    Event,
+    EventType,
+    Get,
+    KeyValue,
+    Operation,
+    Put,
+)
+
+_DELETE_EVENT = 1
+
+
+def is_text(key: bytes) -> bool:
+    """Keys of bytes that are no text are nobody's here: they are passed over."""
+    try:
+        key.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def key_value(stored: Any) -> KeyValue:
+    return KeyValue(
+        stored.key.decode(), stored.value, stored.create_revision, stored.mod_revision, stored.version, stored.lease
+    )
+
+
+def event(item: Any) -> Event:
+    previous = key_value(item.prev_kv) if item.prev_kv.mod_revision else None
+    kind = EventType.DELETE if item.type == _DELETE_EVENT else EventType.PUT
+    return Event(kind, key_value(item.kv), previous)
+
+
+def compare_message(compare: Compare) -> Any:
+    target = rpc_pb2.Compare
+    if compare.target is CompareTarget.VERSION:
+        return target(result=target.EQUAL, target=target.VERSION, key=compare.key.encode(), version=compare.value)
+    return target(result=target.EQUAL, target=target.MOD, key=compare.key.encode(), mod_revision=compare.value)
+
+
+def operation_message(operation: Operation) -> Any:
+    key = operation.key.encode()
+    if isinstance(operation, Put):
+        put = rpc_pb2.PutRequest(key=key, value=operation.value, lease=operation.lease)
+        return rpc_pb2.RequestOp(request_put=put)
+    if isinstance(operation, Get):
+        return rpc_pb2.RequestOp(request_range=rpc_pb2.RangeRequest(key=key))
+    return rpc_pb2.RequestOp(request_delete_range=rpc_pb2.DeleteRangeRequest(key=key, prev_kv=True))
+
+
+def response(message: Any) -> KeyValue | None:
+    which = message.WhichOneof("response")
+    if which == "response_range":
+        found = message.response_range.kvs
+    elif which == "response_delete_range":
+        found = message.response_delete_range.prev_kvs
+    else:
+        return None
+    return key_value(found[0]) if found else None
