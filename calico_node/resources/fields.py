@@ -54,7 +54,8 @@ class Member:
     ``name`` is the JSON name ("" = the attribute name in camelCase).  ``shape`` is the class that a value kept as
     plain JSON (an ``Any``, or a dict of them) must read as.  ``always`` writes the field even when absent (as null)
     or empty.  ``zero`` says that False, 0 and {} mean absent (Go's omitempty on a plain value); without it only
-    None and "" are left out, and [] and empty maps where the attribute is declared without None.
+    None and "" are left out, and [] and empty maps where the attribute is declared without None.  ``pointer`` says
+    that a "" is kept and written (Go's omitempty on a pointer).
     """
 
     name: str = ""
@@ -64,6 +65,7 @@ class Member:
     shape: "type[Struct] | None" = None
     always: bool = False
     zero: bool = False
+    pointer: bool = False
     required: bool = False
     limit: int | None = None
 
@@ -86,11 +88,13 @@ def opt(
     each: Check | None = None,
     codec: Codec | None = None,
     zero: bool = False,
+    pointer: bool = False,
     always: bool = False,
     default: Any = None,
 ) -> Any:
     """An optional value; absent is None."""
-    return field(default=default, metadata={KEY: Member(name, check, each, codec=codec, zero=zero, always=always)})
+    member = Member(name, check, each, codec=codec, zero=zero, pointer=pointer, always=always)
+    return field(default=default, metadata={KEY: member})
 
 
 def req(name: str = "", check: Check | None = None, *, codec: Codec | None = None, default: Any = "") -> Any:

@@ -26,8 +26,8 @@ _HINTS = checks.one_of("AssumeNeededOnEveryNode")
 class ServiceMatch(Struct):
     """A Kubernetes Service; the namespace defaults to the policy's."""
 
-    name: str = req()
-    namespace: str | None = opt()
+    name: str = req(check=checks.at_most_long(253))
+    namespace: str | None = opt(check=checks.at_most_long(253))
 
 
 @define(kw_only=True)
@@ -65,8 +65,8 @@ class ICMPFields(Struct):
 class HTTPPath(Struct):
     """Exactly one of the two."""
 
-    exact: str | None = opt()
-    prefix: str | None = opt()
+    exact: str | None = opt(check=checks.at_most_long(1024))
+    prefix: str | None = opt(check=checks.at_most_long(1024))
 
 
 @define(kw_only=True)

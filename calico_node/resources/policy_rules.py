@@ -15,12 +15,14 @@ _ICMP = {1: 6, 58: 4}
 
 def check_policy(resource: Any) -> None:
     _check_types(resource.spec.types, "types")
+    _check_hints(resource.spec.performance_hints)
     _check_rules(resource.spec, global_policy=False)
 
 
 def check_global_policy(resource: Any) -> None:
     spec = resource.spec
     _check_types(spec.types, "types")
+    _check_hints(spec.performance_hints)
     if spec.do_not_track and spec.pre_dnat:
         raise Fault("cannot be combined with doNotTrack", True, "spec.preDNAT")
     for name, value in (("doNotTrack", spec.do_not_track), ("preDNAT", spec.pre_dnat)):
@@ -58,6 +60,11 @@ def _is_delete(resource: Any, allowed: tuple[str, ...]) -> bool:
         if name not in ("stagedAction", *allowed, *unknown) and value != {}:
             raise Fault("must be absent with stagedAction Delete", path=f"spec.{name}")
     return True
+
+
+def _check_hints(hints: list[str]) -> None:
+    if len(set(hints)) < len(hints):
+        raise Fault("has a hint twice", hints, "spec.performanceHints")
 
 
 def _check_types(types: list[str], name: str) -> None:

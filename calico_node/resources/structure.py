@@ -55,7 +55,7 @@ def _make_plans(cls: type[Struct]) -> dict[str, Plan]:
         kind, optional = _strip_optional(attribute.type)
         name = member.name or json_name(attribute.name)
         read, write, element = _codec(kind, member)
-        text = read is _read_str and not member.required
+        text = read is _read_str and not member.required and not member.pointer
         plans[name] = Plan(attribute.name, name, member, read, write, optional, element, text)
     return plans
 
@@ -133,7 +133,7 @@ def _is_absent(plan: Plan, value: Any) -> bool:
         return plan.member.zero and isinstance(value, Struct) and _is_empty(value)
     if isinstance(value, (list, dict)):  # not a union, which would be made for every field
         return not plan.optional
-    return plan.member.zero or value == ""
+    return plan.member.zero or (value == "" and not plan.member.pointer)
 
 
 def _is_empty(value: Struct) -> bool:

@@ -161,7 +161,7 @@ class Mutator:
             spec = document["spec"]
             kept = set(self.random.sample(list(spec), min(len(spec), 6)))
             document["spec"] = {name: value for name, value in spec.items() if name in kept or len(spec) <= 10}
-            for name in kept & {"ingress", "egress", "exportV4", "importV4", "exportV6", "importV6"}:
+            for name in sorted(kept & {"ingress", "egress", "exportV4", "importV4", "exportV6", "importV6"}):
                 spec[name][:] = self.random.sample(spec[name], 1)
         for _ in range(self.random.choice((1, 1, 1, 2, 3, 6))):
             found = places(document, [])

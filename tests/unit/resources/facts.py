@@ -194,7 +194,7 @@ FACTS: dict[str, str] = {
         vxlanPort:*int vxlanVNI:*int allowVXLANPacketsFromWorkloads:*bool allowIPIPPacketsFromWorkloads:*bool
         reportingInterval:dur reportingTTL:dur endpointReportingEnabled:*bool endpointReportingDelay:dur
         endpointStatusPathPrefix:string iptablesMarkMask:*int{{0..4294967295}} disableConntrackInvalidCheck:*bool
-        healthEnabled:*bool healthHost:string healthPort:*int{PORT} healthTimeoutOverrides:[]HealthTimeoutOverride
+        healthEnabled:*bool healthHost:*string healthPort:*int{PORT} healthTimeoutOverrides:[]HealthTimeoutOverride
         prometheusMetricsEnabled:*bool prometheusMetricsHost:string prometheusMetricsPort:*int{PORT}
         prometheusGoMetricsEnabled:*bool prometheusProcessMetricsEnabled:*bool prometheusWireGuardMetricsEnabled:*bool
         prometheusMetricsCAFile:string prometheusMetricsCertFile:string prometheusMetricsKeyFile:string
@@ -207,7 +207,7 @@ FACTS: dict[str, str] = {
         programClusterRoutes:string{{Enabled,Disabled,EnabledIPIPOnly,EnabledNoEncapOnly}}
         ipForwarding:string{ENABLED} externalNodesList:*[]string debugMemoryProfilePath:string
         debugDisableLogDropping:*bool debugSimulateCalcGraphHangAfter:dur debugSimulateDataplaneHangAfter:dur
-        debugSimulateDataplaneApplyDelay:dur debugHost:string debugPort:*int{PORT}
+        debugSimulateDataplaneApplyDelay:dur debugHost:*string debugPort:*int{PORT}
         iptablesNATOutgoingInterfaceFilter:string sidecarAccelerationEnabled:*bool xdpEnabled:*bool
         genericXDPEnabled:*bool nftablesMode:string{{Auto,Disabled,Enabled}}
         nftablesFlowTableOffload:string{{All,Disabled}} nftablesFlowTableDataIfacePattern:string
@@ -229,7 +229,7 @@ FACTS: dict[str, str] = {
         bpfExportBufferSizeMB:*int bpfIPFragTimeout:dur bpfIPFragmentReassemblyEnabled:*bool cgroupV2Path:string
         flowLogsPolicyEvaluationMode:string{{None,Continuous}} bpfRedirectToPeer:string{ENABLED}
         bpfAttachType:string{{TC,TCX,Netkit}} flowLogsFlushInterval:dur flowLogsCollectorDebugTrace:*bool
-        flowLogsGoldmaneServer:string flowLogsLocalReporter:string{ENABLED} bpfProfiling:string{ENABLED}
+        flowLogsGoldmaneServer:*string flowLogsLocalReporter:string{ENABLED} bpfProfiling:string{ENABLED}
         bpfOverlayHostSourceIP:string{{HostAddress,TunnelAddress}} routeSource:string{{~WorkloadIPs,CalicoIPAM}}
         routeTableRanges:*[]RouteTableIDRange routeTableRange:*RouteTableRange routeSyncDisabled:*bool
         wireguardEnabled:*bool wireguardEnabledV6:*bool wireguardThreadingEnabled:*bool wireguardListeningPort:*int

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from calico_node.errors import SelectorError
@@ -240,3 +241,77 @@ def test_faults_in_a_set_are_found_where_they_are(text: str, position: int) -> N
     with pytest.raises(SelectorError) as caught:
         parse(text)
     assert caught.value.position == position
+
+
+# The grammar once more: operations found by one expression each, and the rest left to Python's own operators
+
+STRING = r"""(?:"[^"]*"|'[^']*')"""
+LABEL = r"[A-Za-z0-9_./-]+"
+SET = rf"\{{[ \t]*(?:{STRING}[ \t]*(?:,[ \t]*{STRING}[ \t]*)*,?[ \t]*)?\}}"
+OPERATION = re.compile(
+    rf"has\([ \t]*(?P<has>{LABEL})[ \t]*\)|(?P<true>(?:all|global)\([ \t]*\))|(?P<label>{LABEL})[ \t]*(?:"
+    rf"(?P<operator>==|!=|contains|starts[ \t]*with|ends[ \t]*with)[ \t]*(?P<value>{STRING})"
+    rf"|(?P<no>not[ \t]*)?in[ \t]*(?P<set>{SET}))"
+)
+GLUE = {"&&": " and ", "||": " or ", "!": " not ", "(": "(", ")": ")"}
+
+
+def holds(match: re.Match[str], labels: dict[str, str]) -> bool:
+    if match["true"]:
+        return True
+    if match["has"]:
+        return match["has"] in labels
+    actual = labels.get(match["label"])
+    if match["set"]:
+        return (actual in [text[1:-1] for text in re.findall(STRING, match["set"])]) is not bool(match["no"])
+    operator, value = re.sub(r"[ \t]", "", match["operator"]), match["value"][1:-1]
+    if operator == "!=":
+        return actual != value
+    found = {"==": str.__eq__, "contains": str.__contains__, "startswith": str.startswith, "endswith": str.endswith}
+    return actual is not None and found[operator](actual, value)
+
+
+def reference(text: str, labels: dict[str, str]) -> bool | None:
+    """What ``text`` says of ``labels``; None where it is no selector."""
+    if not text.strip(" \t"):
+        return True
+    code, position = "", 0
+    while position < len(text):
+        operation = OPERATION.match(text, position)
+        glue = next((mark for mark in GLUE if text.startswith(mark, position)), "")
+        if operation:
+            code, position = f"{code}{holds(operation, labels):d}", operation.end()
+        elif glue or text[position] in " \t":
+            code, position = code + GLUE.get(glue, " "), position + max(len(glue), 1)
+        else:
+            return None
+    if re.search(r"\(\s*\)|[01)]\s*[(]|[01]\s*[01]", code):
+        return None  # Python sees an empty tuple, a call or another number
+    try:
+        return bool(eval(code.strip()))
+    except SyntaxError:
+        return None
+
+
+PIECES = [
+    "has(a)", "!has( b )", "all()", "global( )", "a == 'x'", 'b!="y"', "a in {'x', 'y',}", "b notin{}",
+    "in in {'in'}", "a contains ''", "b starts \twith 'x'", "a endswith\"y\"", "(", ")", "(", ")", "&&", "||", "&&",
+    "||", "!", " ", "a", "==", "in", "{'x'", "'x'", "&", "has(", "\n", "not", "has (a)", "x has(a)",
+]  # fmt: skip
+
+
+@settings(max_examples=1500)
+@given(
+    st.lists(st.sampled_from(PIECES), max_size=9).map(" ".join) | st.lists(st.sampled_from(PIECES)).map("".join),
+    st.dictionaries(st.sampled_from(["a", "b", "in"]), st.sampled_from(["", "x", "xy", "y", "in"])),
+)
+@example("has(a) && (b == 'y' || !has(a)) && !(a in {'x'})", {"a": "xy", "b": "y"})
+def test_what_is_accepted_and_what_it_means_by_another_reading_of_the_grammar(
+    text: str, labels: dict[str, str]
+) -> None:
+    expected = reference(text, labels)
+    try:
+        actual: bool | None = parse(text).matches(labels)
+    except SelectorError:
+        actual = None
+    assert actual is expected

@@ -54,7 +54,7 @@ def test_a_mutated_object_disturbs_no_consumer() -> None:
 @pytest.mark.anyio
 async def test_get_list_watch_and_streams_over_mutated_objects(client: Client) -> None:
     """One after another through a real store: reads answer or refuse, watches and streams go on."""
-    fuzz = Fuzz(seed=11)
+    fuzz = Fuzz(seed=12)  # its documents have NetworkPolicies among them
     events: list[ResourceEvent] = []
     rejected: dict[str, str | None] = {}
     source = stream(client, SyncerKind.FELIX, node_name="n1", on_rejected=rejected.__setitem__)
