@@ -169,8 +169,9 @@ def test_run_prints_its_command(run: Run) -> None:
         "--ip-autodetection-method=interface=eth.*", "--backend=none", "--no-default-ippools",
     )  # fmt: skip
     assert shown.out == (
-        "AS=64512.1 CALICO_COMPONENTS=felix,ipam,cni,node_status CALICO_NETWORKING_BACKEND=none IP=10.0.0.1/24 "
-        "IP6=autodetect IP_AUTODETECTION_METHOD='interface=eth.*' NODENAME='n 1' NO_DEFAULT_POOLS=true calico-node run\n"
+        "AS=64512.1 CALICO_COMPONENTS=felix,ipam,cni,node_status CALICO_NETWORKING_BACKEND=none "
+        "IP=10.0.0.1/24 IP6=autodetect IP_AUTODETECTION_METHOD='interface=eth.*' NODENAME='n 1' "
+        "NO_DEFAULT_POOLS=true calico-node run\n"
     )
     spec = "{etcdEndpoints: 'http://h:1', etcdPassword: pw}"
     config = f"kind: CalicoAPIConfig\napiVersion: projectcalico.org/v3\nspec: {spec}"
