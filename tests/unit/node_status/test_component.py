@@ -265,9 +265,9 @@ def test_an_object_without_a_period_is_named_and_one_with_takes_its_place(tmp_pa
     async def work() -> None:
         async with world(tmp_path) as w:
             spec = {"node": "a", "classes": list(ALL)}  # as another's client may have stored it
-            await w.client.kv.put(
-                resource_key("CalicoNodeStatus", "s"), write_resource(resource("CalicoNodeStatus", "s", spec))
-            )
+            stored = resource("CalicoNodeStatus", "s", spec)
+            stored.metadata.uid, stored.metadata.creation_timestamp = "1f8e", "2026-08-22T09:00:00Z"
+            await w.client.kv.put(resource_key("CalicoNodeStatus", "s"), write_resource(stored))
 
             async def named() -> bool:
                 return "updatePeriodSeconds" in w.health.last.get("rejected", {}).get("CalicoNodeStatus(s)", "")
