@@ -144,11 +144,12 @@ class _Stream:
                     # Delivered before a change of status; and the revision moves with the last slice only, since
                     # before that the consumer has not seen all of it.
                     if complete and status is merged is SyncStatus.IN_SYNC:
-                        revision = max(revision, reached)
+                        revision = reached
                 elif merged is not status:
                     status = merged
                     revision = reached if merged is SyncStatus.IN_SYNC else revision
-                elif merged is SyncStatus.IN_SYNC and reached > revision:
+                elif merged is SyncStatus.IN_SYNC and reached != revision:
+                    # Lower, too: an older copy of the datastore has taken its place.
                     revision = reached
                 else:
                     break
@@ -196,7 +197,7 @@ class _Stream:
                         if time.perf_counter() - spent > _SLICE:
                             await asyncio.sleep(0)
                             spent = time.perf_counter()
-                    source.revision = batch.revision
+                    source.revision = max(source.revision, batch.revision)
                     if batch.events:
                         source.resume = batch.revision
                     self._wake.set()

@@ -87,7 +87,8 @@ class NodeIPAM:
                 pause = FIRST_RETRY
                 held = ", ".join(f"{kind} {address}" for kind, address in sorted(addresses.items()))
                 self._settled = held or "no tunnel addresses needed"
-                self._applied = max(self._applied, revision)
+                # Lower than before where an older copy of the datastore has taken its place.
+                self._applied = revision
                 self._reporter.report(reason=self._settled, revision=self._applied, rejected=self._rejected())
             await self._changed.wait()
 
@@ -111,8 +112,8 @@ class NodeIPAM:
                         self._applied = max(self._applied, min(self._seen.values()))
                         self._reporter.report(reason=self._settled, revision=self._applied)
             except Compacted:
-                revision = 0
+                revision = self._seen[prefix] = 0
             except DatastoreError as error:
                 log.debug("Lost the watch", prefix=prefix, reason=str(error))
-                revision = 0
+                revision = self._seen[prefix] = 0
             await anyio.sleep(FIRST_RETRY)

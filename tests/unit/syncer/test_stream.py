@@ -224,6 +224,34 @@ async def test_another_datastore_in_the_place_of_the_first(client: Client, tmp_p
     await other.kv.close()
 
 
+async def test_the_revision_falls_when_an_older_copy_takes_the_place(client: Client, tmp_path: Path) -> None:
+    """What a consumer reflects is said in the revisions of the store that it reflects."""
+    older = Client(await EmbeddedEngine.open(tmp_path / "older.db"))
+    await older.ensure_initialized()
+    kept = await older.create(network_set("a", "10.1.0.0/16"))
+    await client.ensure_initialized()
+    for number in range(20):
+        made = await client.create(network_set(f"n{number}", "10.0.0.0/8"))
+    flaky = Flaky(client.kv)
+    async with aclosing(stream(Client(flaky), SyncerKind.FELIX, node_name="n1")) as source:
+        consumer = Consumer(source)
+        await consumer.until(int(made.metadata.resource_version))
+        flaky.fail()
+        await asyncio.sleep(0.05)
+        flaky._engine = older.kv
+        flaky.heal()
+        await asyncio.sleep(1)  # a consumer that is busy meanwhile sees nothing of the list being read
+        async with asyncio.timeout(10):
+            while consumer.revision != int(kept.metadata.resource_version):
+                consumer.apply(await anext(source))
+        assert [key for key in consumer.values if isinstance(key, NetworkSetKey)] == [NetworkSetKey("a")]
+        assert consumer.statuses[-1] is SyncStatus.IN_SYNC
+        changed = await older.create(network_set("b", "10.1.0.0/16"))
+        await consumer.until(int(changed.metadata.resource_version))
+        assert NetworkSetKey("b") in consumer.values
+    await older.kv.close()
+
+
 @pytest.mark.parametrize("identity", ["one", "two"])
 async def test_an_emptied_datastore_takes_nothing_away_until_it_is_initialised(
     client: Client, tmp_path: Path, identity: str
