@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import orjson
@@ -21,11 +21,13 @@ from calico_node.calicoctl.datastore.lock import require_lock
 from calico_node.calicoctl.snapshot import resources, scan
 from calico_node.calicoctl.yamltext import yaml_text
 from calico_node.datastores import Client
+from calico_node.datastores.names import parse_resource_key
 from calico_node.errors import CalicoError, ValidationError
 from calico_node.ipam.blocks import MalformedDocument
 from calico_node.ipam.cascades import TUNNEL_HANDLES
 from calico_node.ipam.documents import (
     HOST,
+    VIRTUAL,
     AffinityKey,
     HandleKey,
     decode_affinity,
@@ -43,20 +45,27 @@ KINDS_IN_ORDER = (
     "BGPFilter",
 )  # fmt: skip
 """What Calico exports, in its order."""
-KINDS_WITH_ALL = ("IPAMConfiguration", "CalicoNodeStatus", "Profile", "WorkloadEndpoint")
+KINDS_WITH_ALL = ("IPAMConfiguration", "CalicoNodeStatus", "Profile", "WorkloadEndpoint", "LiveMigration")
 KUBERNETES_POLICY = "knp.default."
 SEPARATOR = "===\n"
+ROOT = "/calico/"
+STATUS = "/calico/felix/"
 
 
 @define
 class Contents:
-    """A datastore's contents as plain data; ``faults`` name what could not be read and is left out."""
+    """A datastore's contents as plain data.
+
+    ``faults`` name what could not be read and is left out, ``unknown`` the keys that no part is meant for: a newer
+    Calico's, or another program's.
+    """
 
     revision: int
     cluster: dict[str, Any]
     lists: dict[str, list[dict[str, Any]]] = field(factory=dict)
     ipam: dict[str, Any] = field(factory=dict)
     faults: list[str] = field(factory=list)
+    unknown: list[str] = field(factory=list)
 
 
 async def read_contents(client: Client, *, everything: bool) -> Contents:
@@ -76,7 +85,20 @@ async def read_contents(client: Client, *, everything: bool) -> Contents:
             if everything or not item.metadata.name.startswith(KUBERNETES_POLICY)
         ]
     contents.ipam = await _ipam(client, contents, names)
+    if everything:
+        contents.unknown += [key async for key in _other_keys(client, revision)]
     return contents
+
+
+async def _other_keys(client: Client, revision: int) -> AsyncIterator[str]:
+    """Keys under /calico/ that are neither of a kind nor IPAM's, but for what nodes report of themselves."""
+    kinds = (*KINDS_IN_ORDER, *KINDS_WITH_ALL, "ClusterInformation")
+    async for stored in scan(client.kv, ROOT, revision):
+        if stored.lease or stored.key.startswith((PREFIX, STATUS)):
+            continue
+        name = parse_resource_key(stored.key)
+        if name is None or name.kind not in kinds:
+            yield stored.key
 
 
 def kubernetes_names(nodes: list[Any]) -> dict[str, str]:
@@ -110,6 +132,9 @@ async def _ipam(client: Client, contents: Contents, names: Mapping[str, str]) ->
     parts: dict[str, list[dict[str, Any]]] = {"block_affinities": [], "blocks": [], "handles": [], "config": []}
     async for stored in scan(client.kv, PREFIX, contents.revision):
         part = _part(stored.key)
+        if part is None:
+            contents.unknown.append(stored.key)
+            continue
         if part == "block_affinities" and stored.key.count("/") == PREFIX.count("/") + 1:
             continue  # the mark of a host, which nothing reads any more
         # An affinity without a value is an old form of a confirmed one.
@@ -128,11 +153,18 @@ async def _ipam(client: Client, contents: Contents, names: Mapping[str, str]) ->
     return {**data, "config": config[0]} if config else data
 
 
-def _part(key: str) -> str:
-    for part, start in (("config", "config"), ("blocks", "assignment/"), ("handles", "handle/")):
-        if key.startswith(PREFIX + start):
-            return part
-    return "block_affinities"
+_PARTS = (
+    ("config", f"{PREFIX}config"),
+    ("blocks", f"{PREFIX}assignment/"),
+    ("handles", f"{PREFIX}handle/"),
+    ("block_affinities", f"{PREFIX}{HOST}/"),
+    ("block_affinities", f"{PREFIX}{VIRTUAL}/"),
+)
+
+
+def _part(key: str) -> str | None:
+    """The member of the export that holds ``key``."""
+    return next((part for part, start in _PARTS if key.startswith(start)), None)
 
 
 def _renamed_key(part: str, key: str, names: Mapping[str, str]) -> str:
@@ -216,6 +248,9 @@ def export(options: dict[str, Any]) -> int:
     for kind, items in contents.lists.items():
         sys.stdout.write(yaml_text(list_document(kind, items)) + "---\n")
     sys.stdout.write(SEPARATOR + json_text(contents.cluster) + SEPARATOR + json_text(contents.ipam))
+    if contents.unknown:
+        lines = "".join(f"\n  {key}" for key in contents.unknown)
+        print(f"left out, {len(contents.unknown)} keys that this calicoctl does not know:{lines}", file=sys.stderr)
     if not everything:
         known = {reference["nodeName"] for node in contents.lists["Node"] for reference in _references(node)}
         for node in contents.lists["Node"]:
