@@ -15,6 +15,7 @@ from typing import Any
 
 import orjson
 
+from calico_node.calicoctl.interrupts import raised
 from calico_node.calicoctl.secrets import mask_text, without_secrets
 from calico_node.errors import CalicoError
 
@@ -92,9 +93,10 @@ def bundle(name: str, *, keep: bool = False) -> Iterator[tuple[Bundle, Path]]:
     work.mkdir()
     file = folder / f"{name}-{datetime.now():%Y%m%d_%H%M%S}.tar.gz"
     try:
-        yield Bundle(work), file
-        with tarfile.open(file, "w:gz", compresslevel=6) as tar:
-            tar.add(work, arcname="diagnostics")
+        with raised():
+            yield Bundle(work), file
+            with tarfile.open(file, "w:gz", compresslevel=6) as tar:
+                tar.add(work, arcname="diagnostics")
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calico_node.calicoctl import manifests
-from calico_node.calicoctl.connect import connect
+from calico_node.calicoctl.connect import complete, connect
 from calico_node.calicoctl.errors import InputError
 from calico_node.calicoctl.manifests import DEFAULT_AS_NUMBER, DEFAULT_NAMESPACE, Manifest
 from calico_node.errors import (
@@ -110,7 +110,7 @@ def _write(options: Options, verb: str, past: str, action: Action) -> int:
         print(f"Successfully {past} {len(items)} {kind}resource(s)")
         return 0
 
-    return asyncio.run(run())
+    return complete(run())
 
 
 async def _refuse_unknown(client: Client, items: Sequence[Manifest]) -> None:
@@ -186,7 +186,7 @@ def delete(options: Options) -> int:
             print(f"Successfully deleted {deleted} {shown}resource(s)")
         return status
 
-    return asyncio.run(run())
+    return complete(run())
 
 
 def patch(options: Options) -> int:
@@ -210,7 +210,7 @@ def patch(options: Options) -> int:
             await client.update(patched)
 
     try:
-        asyncio.run(run())
+        complete(run())
     except CalicoError as error:
         raise CalicoError(f"hit error: {error}") from None
     print(f"Successfully patched 1 '{kind}' resource")
@@ -266,7 +266,7 @@ def label(options: Options) -> int:
                 raise CalicoError(f"failed to update {title}, label not changed: {error}") from None
             return done
 
-    print(f"Successfully {asyncio.run(run())} {title}")
+    print(f"Successfully {complete(run())} {title}")
     return 0
 
 
@@ -302,7 +302,7 @@ def get(options: Options) -> int:
             found, errors = await _get_each(client, targets)
             return found, errors, await _cluster_as_number(client)
 
-    results, errors, as_number = asyncio.run(run())
+    results, errors, as_number = complete(run())
     if options["export"] and options["names"]:
         results = [_exported(result) for result in results]
     if results or format_.name in ("yaml", "json") or format_.template:

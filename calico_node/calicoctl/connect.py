@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from calico_node.calicoctl.config import load_settings
 from calico_node.errors import ResourceDoesNotExist
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from calico_node.datastores import Client
 
 
+T = TypeVar("T")
 _LEVELS = {"panic": "none", "warn": "warning"}
 
 
@@ -42,3 +44,17 @@ async def connect(options: dict[str, Any], *, writing: bool = False, check: bool
             if check and not options["allow_version_mismatch"]:
                 check_version(cluster.spec.calico_version or "")
         yield client
+
+
+def complete(work: Coroutine[Any, Any, T]) -> T:
+    """Run a command's work to its end, in an event loop of its own.
+
+    ``asyncio.run`` forms the repr of what it returns, which takes longer than reading a list of thousands.
+    """
+    results: list[T] = []
+
+    async def run() -> None:
+        results.append(await work)
+
+    asyncio.run(run())
+    return results[0]

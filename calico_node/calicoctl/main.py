@@ -206,7 +206,7 @@ def completion(shell: str) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The console script.  Exits with status 0, or 1 and a text on standard error."""
+    """Carry out a command line, the process's own by default.  Exits with status 0, or 1 and a text on stderr."""
     # Two full collections at the interpreter's end take a tenth of a command's time, and what they free ends anyway.
     atexit.register(gc.freeze)
     try:
@@ -236,7 +236,3 @@ def main(arguments: list[str] | None = None) -> None:
 def _fail(text: str) -> None:
     print(text, file=sys.stderr)
     sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

@@ -66,8 +66,7 @@ CascadeHook: TypeAlias = "Callable[[Client, Resource], Awaitable[None]]"
 class ResourceList:
     """``revision`` is the datastore's revision that the list reflects."""
 
-    # asyncio.run() forms the repr of what it returns, which took longer than reading a list of thousands.
-    items: tuple[Resource, ...] = field(repr=lambda items: f"<{len(items)}>")
+    items: tuple[Resource, ...]
     revision: int
 
 

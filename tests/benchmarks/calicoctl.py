@@ -27,7 +27,7 @@ from calico_node.datastores.kv import Put
 from calico_node.datastores.names import resource_key
 from calico_node.resources import API_VERSION, from_dict
 
-COMMAND = (sys.executable, "-m", "calico_node.calicoctl.main")
+COMMAND = (sys.executable, "-m", "calico_node.calicoctl")
 
 
 def _median(call: Callable[[], object], runs: int) -> float:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import time
 from typing import Any
 
 from calico_node.calicoctl.bundle import Bundle, bundle
-from calico_node.calicoctl.connect import connect
+from calico_node.calicoctl.connect import complete, connect
 from calico_node.calicoctl.datastore.export import list_document, read_contents
 from calico_node.calicoctl.errors import InputError
 from calico_node.calicoctl.ipam.check import examine, narrate
@@ -30,7 +29,7 @@ def diags(options: dict[str, Any]) -> int:
         )
     print("Collecting diagnostics")
     with bundle("calico-diagnostics", keep=options["skip_temp_dir_cleanup"]) as (found, file):
-        asyncio.run(add_datastore(found, options))
+        complete(add_datastore(found, options))
     print(f"\nDiags saved to {file}")
     return 0
 

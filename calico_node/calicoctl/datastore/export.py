@@ -7,7 +7,6 @@ text also holds what Kubernetes would know itself, and the resources keep their 
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -16,7 +15,7 @@ import orjson
 from attrs import define, field
 
 from calico_node.addresses import parse_network
-from calico_node.calicoctl.connect import connect
+from calico_node.calicoctl.connect import complete, connect
 from calico_node.calicoctl.datastore.lock import require_lock
 from calico_node.calicoctl.snapshot import resources, scan
 from calico_node.calicoctl.yamltext import yaml_text
@@ -241,7 +240,7 @@ def export(options: dict[str, Any]) -> int:
             await require_lock(client, "it is exported")
             return await read_contents(client, everything=everything)
 
-    contents = asyncio.run(run())
+    contents = complete(run())
     if contents.faults:
         lines = "".join(f"\n  {fault}" for fault in contents.faults)
         raise CalicoError(f"nothing was exported, {len(contents.faults)} stored objects cannot be read:{lines}")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
-from calico_node.calicoctl.connect import connect
+from calico_node.calicoctl.connect import complete, connect
 from calico_node.datastores import Client
 from calico_node.errors import CalicoError, ResourceDoesNotExist, UpdateConflict
 
@@ -25,7 +24,7 @@ def _set_ready(options: dict[str, Any], *, ready: bool) -> int:
         async with connect(options, writing=True) as client:
             await set_ready(client, ready=ready)
 
-    asyncio.run(run())
+    complete(run())
     print(f"Datastore {'unlocked' if ready else 'locked'}.")
     return 0
 

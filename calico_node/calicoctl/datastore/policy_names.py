@@ -5,10 +5,9 @@ Calico before v3.32 stored them under ``default.<name>``; both are read, so this
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
-from calico_node.calicoctl.connect import connect
+from calico_node.calicoctl.connect import complete, connect
 from calico_node.calicoctl.snapshot import scan
 from calico_node.datastores import Client
 from calico_node.datastores.client import read_resource
@@ -28,7 +27,7 @@ def migrate_policy_names(options: dict[str, Any]) -> int:
                     moved += await _move(client, kind, stored)
             return moved
 
-    print(f"Policy name migration complete, migrated {asyncio.run(run())} policies.")
+    print(f"Policy name migration complete, migrated {complete(run())} policies.")
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import sys
 import uuid
@@ -14,7 +13,7 @@ from typing import Any
 import orjson
 from attrs import define, field
 
-from calico_node.calicoctl.connect import connect
+from calico_node.calicoctl.connect import complete, connect
 from calico_node.calicoctl.datastore.export import KINDS_IN_ORDER, KINDS_WITH_ALL, check_document
 from calico_node.calicoctl.datastore.lock import set_ready
 from calico_node.calicoctl.errors import InputError
@@ -68,7 +67,7 @@ def import_(options: dict[str, Any]) -> int:
             except CalicoError as error:
                 raise CalicoError(f"the import stopped half-way; the same command goes on with it: {error}") from None
 
-    asyncio.run(run())
+    complete(run())
     print(f"Successfully imported {export.resources} resource(s) and {export.documents} IPAM document(s)")
     print("The datastore is locked; 'calicoctl datastore migrate unlock' lets the cluster use it.")
     return 0

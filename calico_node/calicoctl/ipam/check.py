@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,7 +11,7 @@ from typing import Any
 from attrs import define, field
 
 from calico_node.addresses import parse_address
-from calico_node.calicoctl.connect import connect
+from calico_node.calicoctl.connect import complete, connect
 from calico_node.calicoctl.ipam.inventory import HandleRecord, Inventory, take_inventory
 from calico_node.calicoctl.snapshot import resources
 from calico_node.errors import ResourceDoesNotExist, ValidationError
@@ -36,7 +35,7 @@ def check(options: dict[str, Any]) -> int:
             inventory.faults += node_faults + endpoint_faults
             return inventory, nodes, endpoints
 
-    inventory, nodes, endpoints = asyncio.run(read())
+    inventory, nodes, endpoints = complete(read())
     findings = examine(inventory, nodes, endpoints, now=int(time.time()))
     show_all = options["show_all_ips"]
     for line in narrate(findings, every=show_all, problems=show_all or options["show_problem_ips"]):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from attrs import evolve
 
-from calico_node.calicoctl.connect import connect
+from calico_node.calicoctl.connect import complete, connect
 from calico_node.calicoctl.errors import InputError
 from calico_node.errors import UpdateConflict
 from calico_node.ipam.claims import LOST_RACE
@@ -44,7 +43,7 @@ def configure(options: dict[str, Any]) -> int:
                     continue
             raise UpdateConflict("IPAMConfig(default)")
 
-    asyncio.run(write())
+    complete(write())
     for attribute, title in _TITLES.items():
         if attribute in changes:
             value = changes[attribute]

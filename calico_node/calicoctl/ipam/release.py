@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from attrs import frozen
 
 from calico_node.addresses import parse_address
-from calico_node.calicoctl.connect import connect
+from calico_node.calicoctl.connect import complete, connect
 from calico_node.calicoctl.errors import InputError
 from calico_node.calicoctl.ipam.show import checked_address
 from calico_node.datastores import Client
@@ -40,7 +39,7 @@ def release(options: dict[str, Any]) -> int:
             if not done.released:
                 raise CalicoError(f"IP address {address} is not assigned")
 
-    asyncio.run(run())
+    complete(run())
     print(f"Successfully released IP address {address}")
     return 0
 
@@ -122,7 +121,7 @@ def _release_reported(options: dict[str, Any]) -> int:
             await _delete_handles(client, handles)
             return good
 
-    if not asyncio.run(run()):
+    if not complete(run()):
         return 1
     print("The datastore may be unlocked now.")
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import time
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from typing import Any
 
 from calico_node.addresses import canonical_cidr, parse_address
 from calico_node.calicoctl.boxes import box
-from calico_node.calicoctl.connect import connect
+from calico_node.calicoctl.connect import complete, connect
 from calico_node.calicoctl.errors import InputError
 from calico_node.calicoctl.ipam.inventory import Inventory, take_inventory
 from calico_node.calicoctl.ipam.usage import Usage, usage
@@ -47,7 +46,7 @@ def show(options: dict[str, Any]) -> int:
                 return _borrowed(inventory)
             return await _usage(client, inventory, blocks=options["show_blocks"])
 
-    sys.stdout.write(asyncio.run(read()))
+    sys.stdout.write(complete(read()))
     return 0
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import uuid
 from datetime import UTC, datetime
 from typing import Any
 
 from calico_node.addresses import canonical_cidr, parse_network
-from calico_node.calicoctl.connect import connect
+from calico_node.calicoctl.connect import complete, connect
 from calico_node.calicoctl.datastore.lock import require_lock
 from calico_node.calicoctl.errors import InputError
 from calico_node.datastores import Client
@@ -38,7 +37,7 @@ def split(options: dict[str, Any]) -> int:
             await _replace(client, pool, children)
             return pool, children
 
-    pool, children = asyncio.run(run())
+    pool, children = complete(run())
     print(f"IP pool {pool.metadata.name} was split into {parts} pools:")
     for child in children:
         print(f"  {child.metadata.name} {child.spec.cidr}")

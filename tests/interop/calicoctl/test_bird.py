@@ -44,7 +44,7 @@ def original(tmp_path: Path) -> Iterator[Path]:
 
 def status(run_dir: Path) -> subprocess.CompletedProcess[str]:
     environ = {"PATH": os.environ["PATH"], "CALICO_RUN_DIR": str(run_dir), "FELIX_HEALTHPORT": "1"}
-    command = (sys.executable, "-m", "calico_node.calicoctl.main", "node", "status")
+    command = (sys.executable, "-m", "calico_node.calicoctl", "node", "status")
     return subprocess.run(command, env=environ, text=True, capture_output=True, timeout=60, check=False)
 
 
