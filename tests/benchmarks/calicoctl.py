@@ -77,8 +77,8 @@ async def _fill(path: Path, policies: int) -> None:
             resource = from_dict(document)
             key = resource_key("NetworkPolicy", resource.metadata.name, resource.metadata.namespace)
             puts.append(Put(key, write_resource(resource)))
-        for start in range(0, len(puts), 500):
-            await engine.txn((), puts[start : start + 500])
+        for start in range(0, len(puts), 100):
+            await engine.txn((), puts[start : start + 100])
     finally:
         await engine.close()
 
@@ -120,8 +120,8 @@ async def _fill_ipam(path: Path, addresses: int) -> None:
             }
             key = f"/calico/ipam/v2/assignment/ipv4/block/{cidr.replace('/', '-')}"
             puts.append(Put(key, orjson.dumps(value)))
-        for start in range(0, len(puts), 500):
-            await engine.txn((), puts[start : start + 500])
+        for start in range(0, len(puts), 100):
+            await engine.txn((), puts[start : start + 100])
     finally:
         await engine.close()
 

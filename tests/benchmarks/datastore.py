@@ -80,8 +80,8 @@ async def _syncer(engine: EmbeddedEngine, objects: int) -> None:
     document = {"apiVersion": "projectcalico.org/v3", "kind": "WorkloadEndpoint", "metadata": metadata, "spec": spec}
     value = write_resource(await client.create(from_dict(document)))
     prefix = f"{kind_prefix('WorkloadEndpoint')}prod/n1-k8s-web"
-    for first in range(0, objects, 500):
-        numbers = range(first, min(first + 500, objects))
+    for first in range(0, objects, 100):
+        numbers = range(first, min(first + 100, objects))
         await engine.txn([], [Put(f"{prefix}{number}-eth0", value) for number in numbers])
     started = time.perf_counter()
     async with aclosing(stream(client, SyncerKind.FELIX, node_name="n1")) as batches:

@@ -20,8 +20,9 @@ from typing import Any, TypeVar
 from attrs import frozen
 
 from calico_node.datastores.embedded.files import FileLock, Notifier, check_filesystem
-from calico_node.datastores.embedded.store import Clock, Durability, Store, check_operations
+from calico_node.datastores.embedded.store import Clock, Durability, Store
 from calico_node.datastores.kv import Compare, Delete, KeyValue, Operation, Put, RangeResult, TxnResult, WatchBatch
+from calico_node.datastores.limits import check_transaction, prefix_bytes
 from calico_node.errors import Compacted, DatastoreError
 
 T = TypeVar("T")
@@ -313,8 +314,7 @@ class EmbeddedEngine:
     async def txn(
         self, compares: Sequence[Compare], success: Sequence[Operation], failure: Sequence[Operation] = ()
     ) -> TxnResult:
-        check_operations(success)
-        check_operations(failure)
+        check_transaction(compares, success, failure)
         return await self._write(lambda store: store.txn(compares, success, failure))
 
     async def put(self, key: str, value: bytes, *, lease: int = 0) -> int:
@@ -325,6 +325,7 @@ class EmbeddedEngine:
         return result.responses[0], result.revision
 
     async def watch(self, prefix: str, *, start_revision: int) -> AsyncGenerator[WatchBatch, None]:
+        prefix_bytes(prefix)
         store_id = self._reader.id
         revision = start_revision - 1
         while True:

@@ -32,11 +32,11 @@ from calico_node.datastores.kv import (
     TxnResult,
     WatchBatch,
 )
+from calico_node.datastores.limits import key_bytes, prefix_bytes
 from calico_node.errors import Compacted, DatastoreError
 
 APPLICATION_ID = 0x43414C4E  # "CALN"
 FORMAT_VERSION = 1
-MAX_OPERATIONS = 1024
 _SHIFT = 16
 COMPACTION_PERIOD = 300.0
 _SWEEP_REVISIONS = 500
@@ -220,13 +220,14 @@ class Store:
             return int(self._db.execute("PRAGMA data_version").fetchone()[0])
 
     def get(self, key: str, revision: int) -> tuple[KeyValue | None, int]:
+        stored_key = key_bytes(key)
         with self._snapshot() as current:
             if not revision or revision == current:
-                return self._live(key.encode()), current
+                return self._live(stored_key), current
             self._check_revision(revision, current)
             row = self._db.execute(
                 f"SELECT {_COLUMNS} FROM history h WHERE h.key = ? AND h.id < ? ORDER BY h.id DESC LIMIT 1",
-                (key.encode(), (revision + 1) << _SHIFT),
+                (stored_key, (revision + 1) << _SHIFT),
             ).fetchone()
             return (_key_value(row) if row is not None and row[2] is not None else None), current
 
@@ -244,10 +245,10 @@ class Store:
             raise DatastoreError(f"revision {revision} is in the future; the store is at {current}")
 
     def range(self, prefix: str, start_after: str, limit: int, revision: int) -> RangeResult:
-        low = prefix.encode()
+        low = prefix_bytes(prefix)
         end = prefix_end(low)
         if start_after:
-            low = max(low, start_after.encode() + b"\0")
+            low = max(low, prefix_bytes(start_after) + b"\0")
         count = limit + 1 if limit else -1
         with self._snapshot() as current:
             bounds: tuple[bytes, ...] = (low,) if end is None else (low, end)
@@ -274,7 +275,7 @@ class Store:
 
         An empty batch at ``start_revision - 1`` (or before) says that nothing has happened yet.
         """
-        low = prefix.encode()
+        low = prefix_bytes(prefix)
         end = prefix_end(low)
         with self._snapshot() as revision:
             compacted = int(self._meta("compacted"))
@@ -493,20 +494,6 @@ class _Writer:
             "INSERT INTO history VALUES (?, ?, ?, ?, ?, ?)", (event, key.encode(), value, created, version, lease)
         )
         return event
-
-
-def check_operations(operations: Sequence[Operation]) -> None:
-    """Refuse what etcd refuses: one key written twice in a transaction, too many operations, a key not UTF-8."""
-    for operation in operations:
-        try:
-            operation.key.encode()
-        except UnicodeEncodeError:
-            raise DatastoreError(f"key {operation.key!r} is not Unicode text") from None
-    written = [operation.key for operation in operations if not isinstance(operation, Get)]
-    if len(set(written)) != len(written):
-        raise DatastoreError("a transaction may write each key only once")
-    if len(operations) > MAX_OPERATIONS:
-        raise DatastoreError(f"a transaction may have at most {MAX_OPERATIONS} operations")
 
 
 def _event(row: tuple[int | bytes | None, ...]) -> Event:

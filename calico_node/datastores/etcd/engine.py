@@ -19,6 +19,7 @@ from calico_node.datastores.etcd.endpoints import Endpoint, parse_endpoint
 from calico_node.datastores.etcd.messages import compare_message, is_text, key_value, operation_message, response
 from calico_node.datastores.etcd.watch import watch
 from calico_node.datastores.kv import Compare, Get, KeyValue, Operation, Put, RangeResult, TxnResult, WatchBatch
+from calico_node.datastores.limits import key_bytes, largest, prefix_bytes
 from calico_node.errors import Compacted, DatastoreError
 
 PAGE = 1000
@@ -28,6 +29,7 @@ PAGE_BYTES = 4 << 20
 _FIRST_PAGE = 64
 _PREFIXES_KEPT = 256
 _RANGE_TRIES = 3
+_TOO_LARGE = ("request is too large", "received message larger than max")
 
 
 class EtcdEngine:
@@ -60,7 +62,7 @@ class EtcdEngine:
             raise
 
     async def get(self, key: str, *, revision: int = 0) -> tuple[KeyValue | None, int]:
-        answer = await self._call(connection.RANGE, rpc_pb2.RangeRequest(key=key.encode(), revision=revision))
+        answer = await self._call(connection.RANGE, rpc_pb2.RangeRequest(key=key_bytes(key), revision=revision))
         self.identity = str(answer.header.cluster_id)
         return (key_value(answer.kvs[0]) if answer.kvs else None), answer.header.revision
 
@@ -75,10 +77,10 @@ class EtcdEngine:
         return await self._range(prefix, start_after, limit, revision)
 
     async def _range(self, prefix: str, start_after: str, limit: int, revision: int) -> RangeResult:
-        low = prefix.encode()
+        low = prefix_bytes(prefix)
         end = prefix_range_end(low) if low else b"\0"
         if start_after:
-            low = max(low, start_after.encode() + b"\0")
+            low = max(low, prefix_bytes(start_after) + b"\0")
         found: list[KeyValue] = []
         store_revision = 0
         while True:
@@ -116,14 +118,21 @@ class EtcdEngine:
             failure=[operation_message(operation) for operation in failure],
         )
         reads = all(isinstance(operation, Get) for operation in (*success, *failure))
-        answer = await self._call(connection.TXN, request, repeat=reads)
+        try:
+            answer = await self._call(connection.TXN, request, repeat=reads)
+        except Refused as error:
+            if not any(words in error.details for words in _TOO_LARGE):
+                raise
+            raise DatastoreError(
+                f"{error}, etcd takes 1.5 MiB or its --max-request-bytes: {largest(success, failure)}"
+            ) from error
         return TxnResult(answer.succeeded, answer.header.revision, tuple(map(response, answer.responses)))
 
     async def put(self, key: str, value: bytes, *, lease: int = 0) -> int:
         return (await self.txn((), [Put(key, value, lease)])).revision
 
     async def delete(self, key: str) -> tuple[KeyValue | None, int]:
-        request = rpc_pb2.DeleteRangeRequest(key=key.encode(), prev_kv=True)
+        request = rpc_pb2.DeleteRangeRequest(key=key_bytes(key), prev_kv=True)
         answer = await self._call(connection.DELETE_RANGE, request, repeat=False)
         return (key_value(answer.prev_kvs[0]) if answer.prev_kvs else None), answer.header.revision
 

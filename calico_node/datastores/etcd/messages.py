@@ -16,6 +16,7 @@ from calico_node.datastores.kv import (
     Operation,
     Put,
 )
+from calico_node.datastores.limits import key_bytes
 
 _DELETE_EVENT = 1
 
@@ -42,14 +43,14 @@ def event(item: Any) -> Event:
 
 
 def compare_message(compare: Compare) -> Any:
-    target = rpc_pb2.Compare
+    target, key = rpc_pb2.Compare, key_bytes(compare.key)
     if compare.target is CompareTarget.VERSION:
-        return target(result=target.EQUAL, target=target.VERSION, key=compare.key.encode(), version=compare.value)
-    return target(result=target.EQUAL, target=target.MOD, key=compare.key.encode(), mod_revision=compare.value)
+        return target(result=target.EQUAL, target=target.VERSION, key=key, version=compare.value)
+    return target(result=target.EQUAL, target=target.MOD, key=key, mod_revision=compare.value)
 
 
 def operation_message(operation: Operation) -> Any:
-    key = operation.key.encode()
+    key = key_bytes(operation.key)
     if isinstance(operation, Put):
         put = rpc_pb2.PutRequest(key=key, value=operation.value, lease=operation.lease)
         return rpc_pb2.RequestOp(request_put=put)

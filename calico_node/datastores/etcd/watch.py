@@ -28,6 +28,7 @@ from calico_node.datastores.etcd.connection import (
 )
 from calico_node.datastores.etcd.messages import event, is_text
 from calico_node.datastores.kv import WatchBatch
+from calico_node.datastores.limits import prefix_bytes
 from calico_node.errors import Compacted, DatastoreError
 
 PROGRESS_PERIOD = 0.3
@@ -101,7 +102,7 @@ class _Stream:
 
     async def open(self) -> None:
         """Until etcd has said that the watch is there.  Raises ``DatastoreError``, ``Compacted``."""
-        key = self._prefix.encode()
+        key = prefix_bytes(self._prefix)
         request = rpc_pb2.WatchCreateRequest(
             key=key or b"\0",
             range_end=prefix_range_end(key) if key else b"\0",

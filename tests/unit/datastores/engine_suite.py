@@ -20,6 +20,7 @@ from calico_node.datastores.kv import (
     WatchBatch,
 )
 from calico_node.errors import Compacted, DatastoreError
+from tests.unit.datastores.suite_transactions import TransactionSuite
 
 
 async def events_until(watch: AsyncIterator[WatchBatch], revision: int) -> list[Event]:
@@ -38,7 +39,7 @@ def flat(events: list[Event]) -> list[tuple[str, str, bytes, int, bytes | None]]
     return [(e.type.value, e.kv.key, e.kv.value, e.kv.mod_revision, e.prev.value if e.prev else None) for e in events]
 
 
-class EngineSuite:
+class EngineSuite(TransactionSuite):
     """Subclasses give the fixture ``engine``; every key is under a fresh prefix of the test's own."""
 
     pytestmark = pytest.mark.anyio

@@ -170,16 +170,16 @@ async def test_the_wal_stays_bounded(path: Path) -> None:
 
 async def test_a_slow_watch_is_read_in_slices(path: Path) -> None:
     engine = await EmbeddedEngine.open(path)
-    for _ in range(3):
-        await engine.txn([], [Put(f"/{number}", b"") for number in range(900)])
+    for _ in range(25):
+        await engine.txn([], [Put(f"/{number}", b"") for number in range(120)])
     async with aclosing(engine.watch("/", start_revision=2)) as watch:
         sizes = []
         async for batch in watch:
             sizes.append(len(batch.events))
-            if batch.revision >= 4:
+            if batch.revision >= 26:
                 break
-    assert sum(sizes) == 2700
-    assert max(sizes) <= WATCH_EVENTS + 900
+    assert sum(sizes) == 3000
+    assert max(sizes) <= WATCH_EVENTS + 120
     await engine.close()
 
 
