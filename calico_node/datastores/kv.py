@@ -118,9 +118,11 @@ class KVEngine(Protocol):
     async def delete(self, key: str) -> tuple[KeyValue | None, int]:
         """Unconditional delete; returns what was there, and the store's revision."""
 
-    def watch(self, prefix: str, *, start_revision: int) -> AsyncIterator[WatchBatch]:
+    def watch(self, prefix: str, *, start_revision: int, previous: bool = True) -> AsyncIterator[WatchBatch]:
         """Every event from ``start_revision`` (inclusive) on, in order, and progress when other keys moved the
-        revision.  Never skips: raises ``Compacted`` or ``DatastoreError`` instead of losing an event."""
+        revision.  Never skips: raises ``Compacted`` or ``DatastoreError`` instead of losing an event.
+
+        Without ``previous`` the events may come without ``prev``, which costs a store a look-up each."""
 
     async def grant(self, ttl: int) -> int:
         """A new lease of ``ttl`` seconds; keys put with it vanish when it runs out."""

@@ -53,7 +53,7 @@ class ReadyGate:
             try:
                 ready, revision = await is_ready(self._client)
                 await self._set(ready)
-                async for batch in self._client.kv.watch(READY_KEY, start_revision=revision + 1):
+                async for batch in self._client.kv.watch(READY_KEY, start_revision=revision + 1, previous=False):
                     if batch.events:
                         await self._set((await is_ready(self._client))[0])
             except Compacted:

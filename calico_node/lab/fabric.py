@@ -98,7 +98,7 @@ class Fabric:
                 try:
                     revision = await self._list(client)
                     await self._set_routes(addresses)
-                    async for batch in client.kv.watch(_AFFINITIES, start_revision=revision + 1):
+                    async for batch in client.kv.watch(_AFFINITIES, start_revision=revision + 1, previous=False):
                         if batch.events:
                             await self._list(client)
                             await self._set_routes(addresses)

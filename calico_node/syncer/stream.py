@@ -188,7 +188,7 @@ class _Stream:
                 if source.resume == 0:
                     await self._list(source)
                 self._set_status(source, SyncStatus.IN_SYNC)
-                async for batch in self._kv.watch(source.prefix, start_revision=source.resume + 1):
+                async for batch in self._kv.watch(source.prefix, start_revision=source.resume + 1, previous=False):
                     last_contact = self._clock()
                     spent = time.perf_counter()
                     for event in batch.events:

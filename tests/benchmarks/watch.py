@@ -123,7 +123,7 @@ async def read_bare(endpoint: str) -> None:
     _, revision = await engine.get("/")
     loop = asyncio.ensure_future(reader.measure_loop())
     print("ready", flush=True)
-    async with aclosing(engine.watch(RESOURCES_PREFIX, start_revision=revision + 1)) as watch:
+    async with aclosing(engine.watch(RESOURCES_PREFIX, start_revision=revision + 1, previous=False)) as watch:
         async for batch in watch:
             for event in batch.events:
                 if found := _IN_EVENT.search(event.kv.value):

@@ -324,8 +324,11 @@ class EmbeddedEngine:
         result = await self.txn((), [Delete(key)])
         return result.responses[0], result.revision
 
-    async def watch(self, prefix: str, *, start_revision: int) -> AsyncGenerator[WatchBatch, None]:
+    async def watch(
+        self, prefix: str, *, start_revision: int, previous: bool = True
+    ) -> AsyncGenerator[WatchBatch, None]:
         prefix_bytes(prefix)
+        # Previous values are there in any case: watches that differ in nothing else share one read.
         store_id = self._reader.id
         revision = start_revision - 1
         while True:

@@ -136,8 +136,10 @@ class EtcdEngine:
         answer = await self._call(connection.DELETE_RANGE, request, repeat=False)
         return (key_value(answer.prev_kvs[0]) if answer.prev_kvs else None), answer.header.revision
 
-    async def watch(self, prefix: str, *, start_revision: int) -> AsyncGenerator[WatchBatch, None]:
-        async with aclosing(watch(self._connections, prefix, start_revision)) as batches:
+    async def watch(
+        self, prefix: str, *, start_revision: int, previous: bool = True
+    ) -> AsyncGenerator[WatchBatch, None]:
+        async with aclosing(watch(self._connections, prefix, start_revision, previous)) as batches:
             async for batch in batches:
                 yield batch
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from etcd3aio.proto.etcd.api.etcdserverpb import rpc_pb2
@@ -36,10 +37,16 @@ def key_value(stored: Any) -> KeyValue:
     )
 
 
-def event(item: Any) -> Event:
-    previous = key_value(item.prev_kv) if item.prev_kv.mod_revision else None
-    kind = EventType.DELETE if item.type == _DELETE_EVENT else EventType.PUT
-    return Event(kind, key_value(item.kv), previous)
+def events(items: Iterable[Any], since: int) -> tuple[Event, ...]:
+    """The events of texts from revision ``since`` on."""
+    found = []
+    for item in items:
+        stored = item.kv
+        if stored.mod_revision >= since and is_text(stored.key):
+            previous = key_value(item.prev_kv) if item.HasField("prev_kv") else None
+            kind = EventType.DELETE if item.type == _DELETE_EVENT else EventType.PUT
+            found.append(Event(kind, key_value(stored), previous))
+    return tuple(found)
 
 
 def compare_message(compare: Compare) -> Any:

@@ -26,7 +26,7 @@ from calico_node.datastores.etcd.connection import (
     ending,
     metadata,
 )
-from calico_node.datastores.etcd.messages import event, is_text
+from calico_node.datastores.etcd.messages import events
 from calico_node.datastores.kv import WatchBatch
 from calico_node.datastores.limits import prefix_bytes
 from calico_node.errors import Compacted, DatastoreError
@@ -48,7 +48,9 @@ class _TokenRefused(Exception):
     """The watch was not allowed with a token that may have run out."""
 
 
-async def watch(connections: Connections, prefix: str, start_revision: int) -> AsyncGenerator[WatchBatch, None]:
+async def watch(
+    connections: Connections, prefix: str, start_revision: int, previous: bool
+) -> AsyncGenerator[WatchBatch, None]:
     """Batches from ``start_revision`` on, first from the member in use, before the first answer from the others too.
 
     Raises ``Compacted`` and ``DatastoreError``.
@@ -57,7 +59,7 @@ async def watch(connections: Connections, prefix: str, start_revision: int) -> A
     logged_in = False
     while True:
         member = connections.current
-        stream = _Stream(connections, member, prefix, start_revision)
+        stream = _Stream(connections, member, prefix, start_revision, previous)
         try:
             await stream.open()
         except _TokenRefused:
@@ -91,11 +93,14 @@ async def watch(connections: Connections, prefix: str, start_revision: int) -> A
 
 
 class _Stream:
-    def __init__(self, connections: Connections, member: Member, prefix: str, start_revision: int) -> None:
+    def __init__(
+        self, connections: Connections, member: Member, prefix: str, start_revision: int, previous: bool
+    ) -> None:
         self._connections = connections
         self._member = member
         self._prefix = prefix
         self._start = start_revision
+        self._previous = previous
         self.token: str | None = None
         self._call: Any = None
         self._reading: asyncio.Task[Any] | None = None
@@ -109,7 +114,7 @@ class _Stream:
             # One early: compaction at exactly start_revision may have dropped a deletion made there, and etcd would
             # not say so; a start before the compaction it refuses.
             start_revision=max(self._start - 1, 1),
-            prev_kv=True,
+            prev_kv=self._previous,
             fragment=True,
         )
         started = time.monotonic()
@@ -188,11 +193,11 @@ class _Stream:
                 continue
             if fragments:
                 unconfirmed = 0
-                new = [item for item in fragments if item.kv.mod_revision >= self._start]
+                newest, new = fragments[-1].kv.mod_revision, events(fragments, self._start)
                 fragments = []
-                if new:
-                    revision = max(revision, new[-1].kv.mod_revision)
-                    yield WatchBatch(revision, tuple(event(item) for item in new if is_text(item.kv.key)))
+                if newest >= self._start:
+                    revision = max(revision, newest)
+                    yield WatchBatch(revision, new)
                     questions.resumed()
             else:
                 if confirms and unconfirmed > revision:

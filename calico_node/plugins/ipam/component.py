@@ -103,7 +103,7 @@ class NodeIPAM:
                 if not revision:
                     _, revision = await self._client.kv.get(READY_KEY)
                     self._changed.set()
-                async for batch in self._client.kv.watch(prefix, start_revision=revision + 1):
+                async for batch in self._client.kv.watch(prefix, start_revision=revision + 1, previous=False):
                     revision = self._seen[prefix] = batch.revision
                     if batch.events:
                         self._changed.set()

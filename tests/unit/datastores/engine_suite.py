@@ -171,6 +171,17 @@ class EngineSuite(TransactionSuite):
             assert flat(await events_until(watch, second)) == [("put", "/t/a", b"2", second, b"1")]
         assert second == first + 1
 
+    async def test_watch_without_previous_values_gives_the_same_events(self, engine: KVEngine) -> None:
+        first = await engine.put("/t/a", b"1")
+        await engine.put("/t/a", b"2")
+        _, last = await engine.delete("/t/a")
+        async with aclosing(engine.watch("/t/", start_revision=first)) as watch:
+            whole = await events_until(watch, last)
+        async with aclosing(engine.watch("/t/", start_revision=first, previous=False)) as watch:
+            bare = await events_until(watch, last)
+        assert [(event.type, event.kv) for event in bare] == [(event.type, event.kv) for event in whole]
+        assert all(event.prev in (None, complete.prev) for event, complete in zip(bare, whole, strict=True))
+
     async def test_watch_of_a_future_revision_waits_for_it(self, engine: KVEngine) -> None:
         now = await engine.put("/t/a", b"1")
         async with aclosing(engine.watch("/t/", start_revision=now + 2)) as watch:

@@ -322,8 +322,9 @@ class Flaky:
 
         return call
 
-    async def watch(self, prefix: str, *, start_revision: int) -> AsyncIterator[WatchBatch]:
-        async with aclosing(self._engine.watch(prefix, start_revision=start_revision)) as inner:  # type: ignore[type-var]
+    async def watch(self, prefix: str, *, start_revision: int, previous: bool = True) -> AsyncIterator[WatchBatch]:
+        watch = self._engine.watch(prefix, start_revision=start_revision, previous=previous)
+        async with aclosing(watch) as inner:  # type: ignore[type-var]
             while True:
                 following = asyncio.ensure_future(anext(inner))
                 broken = asyncio.ensure_future(self._broken.wait())
