@@ -86,7 +86,7 @@ class MemoryEngine:
         result = await self.txn([], [Delete(key)])
         return result.responses[0], result.revision
 
-    async def watch(self, prefix: str, *, start_revision: int) -> AsyncIterator[WatchBatch]:
+    async def watch(self, prefix: str, *, start_revision: int, previous: bool = True) -> AsyncIterator[WatchBatch]:
         at = start_revision - 1
         while True:
             moved = self.moved
