@@ -85,6 +85,8 @@ class _Source:
         self.resume = 0
         self.status = SyncStatus.WAIT_FOR_DATASTORE
         self.seen: dict[str, int] = {}
+        # The change at ``resume``, or the last one before it: a store that does not have it has another history.
+        self.witness: tuple[str, KeyValue | None] | None = None
         self.identity = ""
         # Another datastore has come in place of one that we had something of, and has not been read yet.
         self.replaced = False
@@ -93,6 +95,7 @@ class _Source:
         """Everything has to be read again; equal revisions say nothing, but keys that are gone are still known."""
         self.replaced = self.replaced or self.resume > 0 or bool(self.seen)
         self.resume = 0
+        self.witness = None
         self.seen = dict.fromkeys(self.seen, 0)
         self.identity = identity
 
@@ -175,7 +178,7 @@ class _Stream:
                 last_contact, pause = self._clock(), _FIRST_PAUSE
                 # Engines that know say which store this is; another one's revisions mean nothing here.
                 identity = getattr(self._kv, "identity", "")
-                if current < source.resume or identity != source.identity:
+                if current < source.resume or identity != source.identity or not await self._has_witness(source):
                     if source.resume:
                         _log.warning("another datastore, or an older copy, has taken its place; listing again")
                     source.start_over(identity)
@@ -200,6 +203,7 @@ class _Stream:
                     source.revision = max(source.revision, batch.revision)
                     if batch.events:
                         source.resume = batch.revision
+                        source.witness = (event.kv.key, stored)
                     self._wake.set()
             except Compacted as error:
                 _log.info("%s: listing again: %s", source.prefix, error)
@@ -212,10 +216,20 @@ class _Stream:
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
+    async def _has_witness(self, source: _Source) -> bool:
+        """Whether the store still has the last change that was seen: a restored backup may have been written to
+        beyond that revision.  Raises ``Compacted``, as the watch from there would."""
+        if not source.resume or source.witness is None:
+            return True
+        key, wanted = source.witness
+        found, _ = await self._kv.get(key, revision=source.resume)
+        return found == wanted
+
     async def _list(self, source: _Source) -> None:
         """Read the whole prefix at one revision, page by page; what is not there any more is removed."""
         self._set_status(source, SyncStatus.RESYNC_IN_PROGRESS)
         found: set[str] = set()
+        newest: KeyValue | None = None
         revision, after = 0, ""
         while True:
             page = await self._kv.range(source.prefix, start_after=after, limit=PAGE, revision=revision)
@@ -223,6 +237,8 @@ class _Stream:
             spent = time.perf_counter()
             for stored in page.kvs:
                 found.add(stored.key)
+                if newest is None or stored.mod_revision > newest.mod_revision:
+                    newest = stored
                 if source.seen.get(stored.key) != stored.mod_revision:
                     self._change(source, stored.key, stored, stored.mod_revision)
                 if time.perf_counter() - spent > _SLICE:
@@ -235,6 +251,7 @@ class _Stream:
         for key in source.seen.keys() - found:
             self._change(source, key, None, revision)
         source.revision = source.resume = revision
+        source.witness = None if newest is None else (newest.key, newest)
         self._wake.set()
 
     def _change(self, source: _Source, key: str, stored: KeyValue | None, revision: int) -> None:

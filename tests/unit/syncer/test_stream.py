@@ -252,6 +252,35 @@ async def test_the_revision_falls_when_an_older_copy_takes_the_place(client: Cli
     await older.kv.close()
 
 
+@pytest.mark.parametrize("deleted", [False, True])
+async def test_an_older_copy_that_has_been_written_past_the_last_event(
+    client: Client, tmp_path: Path, deleted: bool
+) -> None:
+    """The same identity and a higher revision: only what is stored tells that it is not the same history."""
+    other = Client(await EmbeddedEngine.open(tmp_path / "other.db"))
+    for store in (client, other):
+        await store.ensure_initialized()
+        await store.create(network_set("common", "10.0.0.0/8"))
+    last = int((await client.create(network_set("lost", "10.0.0.0/8"))).metadata.resource_version)
+    if deleted:
+        await client.delete("GlobalNetworkSet", "common")
+        last += 1
+    flaky = Flaky(client.kv)
+    async with aclosing(stream(Client(flaky), SyncerKind.FELIX, node_name="n1")) as source:
+        consumer = Consumer(source)
+        await consumer.until(last)
+        flaky.fail()
+        for number in range(10):
+            made = await other.create(network_set(f"new{number}", "10.1.0.0/16"))
+        await asyncio.sleep(0.05)
+        flaky._engine = other.kv
+        flaky.heal()
+        await consumer.until(int(made.metadata.resource_version))
+        sets = {key.name for key in consumer.values if isinstance(key, NetworkSetKey)}
+        assert sets == {"common", *(f"new{number}" for number in range(10))}
+    await other.kv.close()
+
+
 @pytest.mark.parametrize("identity", ["one", "two"])
 async def test_an_emptied_datastore_takes_nothing_away_until_it_is_initialised(
     client: Client, tmp_path: Path, identity: str
