@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from calico_node.calicoctl.options import (
+    FILE,
     FILE_HELP,
     global_options,
     input_options,
@@ -47,6 +48,12 @@ def _complete_kind(_context: click.Context, _parameter: click.Parameter, incompl
 
     names = (info.kind.lower() for info in KINDS.values() if info.names)
     return [name for name in names if name.startswith(incomplete.lower())]
+
+
+def _complete_output(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    from calico_node.calicoctl.output import FORMATS
+
+    return [name for name in (text.partition("<")[0] for text in FORMATS) if name.startswith(incomplete)]
 
 
 def _complete_name(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
@@ -113,7 +120,13 @@ def validate(ctx: click.Context, /, **options: Any) -> None:
 
 @cli.command()
 @input_options
-@click.option("-o", "--output", default="yaml", help="yaml or json")
+@click.option(
+    "-o",
+    "--output",
+    default="yaml",
+    help="yaml or json",
+    shell_complete=lambda _context, _parameter, start: [name for name in ("yaml", "json") if name.startswith(start)],
+)
 @click.option("--ignore-validation", is_flag=True, help="Print what was converted even where v3 would refuse it.")
 @global_options
 @click.pass_context
@@ -125,7 +138,7 @@ def convert(ctx: click.Context, /, **options: Any) -> None:
 @cli.command()
 @click.argument("kind", required=False, shell_complete=_complete_kind)
 @click.argument("names", nargs=-1, shell_complete=_complete_name)
-@click.option("-f", "--filename", default="", help=FILE_HELP)
+@click.option("-f", "--filename", type=FILE, default="", help=FILE_HELP)
 @recursive_option
 @skip_empty_option
 @click.option("-s", "--skip-not-exists", is_flag=True, help="A resource that does not exist is not an error.")
@@ -140,10 +153,10 @@ def delete(ctx: click.Context, /, **options: Any) -> None:
 @cli.command()
 @click.argument("kind", required=False, shell_complete=_complete_kind)
 @click.argument("names", nargs=-1, shell_complete=_complete_name)
-@click.option("-f", "--filename", default="", help=FILE_HELP)
+@click.option("-f", "--filename", type=FILE, default="", help=FILE_HELP)
 @recursive_option
 @skip_empty_option
-@click.option("-o", "--output", default="ps", help=OUTPUT_HELP)
+@click.option("-o", "--output", default="ps", help=OUTPUT_HELP, shell_complete=_complete_output)
 @click.option("-A", "-a", "--all-namespaces", is_flag=True, help="Resources of every namespace.")
 @click.option("--export", is_flag=True, help="Leave out what belongs to this cluster (with a NAME only).")
 @namespace_option

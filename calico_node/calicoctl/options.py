@@ -13,6 +13,8 @@ from calico_node.errors import CalicoError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+FILE = click.Path(readable=False)
+"""For the shell, which completes it; what is there the command finds out."""
 FILE_HELP = "A file, a folder of .yaml, .yml and .json files, or - for standard input."
 
 
@@ -33,7 +35,9 @@ global_options = together(
     ),
     click.option("--context", default="", help="The Kubernetes context to use."),
     click.option("--allow-version-mismatch", is_flag=True, help="Work with a cluster of another Calico version."),
-    click.option("-c", "--config", default="", help="A CalicoAPIConfig file (default /etc/calico/calicoctl.cfg)."),
+    click.option(
+        "-c", "--config", type=FILE, default="", help="A CalicoAPIConfig file (default /etc/calico/calicoctl.cfg)."
+    ),
 )
 namespace_option = click.option("-n", "--namespace", default="", help="Namespace of namespaced resources.")
 recursive_option = click.option("-R", "--recursive", is_flag=True, help="Look into sub-folders of a folder too.")
@@ -41,7 +45,7 @@ skip_empty_option = click.option(
     "--skip-empty", is_flag=True, help="A file or folder without resources is not an error."
 )
 input_options = together(
-    click.option("-f", "--filename", required=True, help=FILE_HELP), recursive_option, skip_empty_option
+    click.option("-f", "--filename", type=FILE, required=True, help=FILE_HELP), recursive_option, skip_empty_option
 )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from calico_node.calicoctl.options import global_options, run
+from calico_node.calicoctl.options import FILE, global_options, run
 
 
 @click.group(name="datastore")
@@ -48,7 +48,7 @@ def export(ctx: click.Context, /, **options: Any) -> None:
 
 
 @migrate.command(name="import")
-@click.option("-f", "--filename", required=True, help="What 'export' wrote; - for standard input.")
+@click.option("-f", "--filename", type=FILE, required=True, help="What 'export' wrote; - for standard input.")
 @global_options
 @click.pass_context
 def import_(ctx: click.Context, /, **options: Any) -> None:

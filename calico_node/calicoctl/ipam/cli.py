@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from calico_node.calicoctl.options import global_options, run
+from calico_node.calicoctl.options import FILE, global_options, run
 
 
 @click.group(name="ipam")
@@ -30,6 +30,7 @@ def show(ctx: click.Context, /, **options: Any) -> None:
 @click.option("--ip", default="", help="Release this address.")
 @click.option(
     "--from-report",
+    type=FILE,
     multiple=True,
     help="A report of 'ipam check -o'; may be given several times: what leaks in all of them is released.",
 )
@@ -61,7 +62,7 @@ def configure(ctx: click.Context, /, **options: Any) -> None:
 @group.command()
 @click.option("--show-all-ips", is_flag=True, help="Every address looked at.")
 @click.option("--show-problem-ips", is_flag=True, help="Every address at fault.")
-@click.option("-o", "--output", default="", help="Write a report here, for 'ipam release --from-report'.")
+@click.option("-o", "--output", type=FILE, default="", help="Write a report here, for 'ipam release --from-report'.")
 @click.option("--kubeconfig", default="", hidden=True)
 @global_options
 @click.pass_context

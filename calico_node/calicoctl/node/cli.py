@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from calico_node.calicoctl.options import global_options, run
+from calico_node.calicoctl.options import FILE, global_options, run
 
 
 @click.group(name="node")
@@ -23,7 +23,7 @@ def status(ctx: click.Context, /, **options: Any) -> None:
 
 
 @group.command()
-@click.option("-f", "--kernel-config", default="", help="The kernel's build configuration.")
+@click.option("-f", "--kernel-config", type=FILE, default="", help="The kernel's build configuration.")
 @global_options
 @click.pass_context
 def checksystem(ctx: click.Context, /, **options: Any) -> None:
@@ -32,7 +32,9 @@ def checksystem(ctx: click.Context, /, **options: Any) -> None:
 
 
 @group.command()
-@click.option("--log-dir", default="/var/log/calico", show_default=True, help="A folder with logs to take along.")
+@click.option(
+    "--log-dir", type=FILE, default="/var/log/calico", show_default=True, help="A folder with logs to take along."
+)
 @global_options
 @click.pass_context
 def diags(ctx: click.Context, /, **options: Any) -> None:
@@ -50,7 +52,9 @@ def diags(ctx: click.Context, /, **options: Any) -> None:
 @click.option("--backend", default="bird", help="bird: with BGP; none: without.")
 @click.option("--no-default-ippools", is_flag=True, help="Make no pool in a cluster without one.")
 @click.option("--felix-config", default="", help="A Felix configuration file, [global] with 'Name = value' lines.")
-@click.option("--log-dir", default="", help="Append the log to calico-node.log in this folder, not to the terminal.")
+@click.option(
+    "--log-dir", type=FILE, default="", help="Append the log to calico-node.log in this folder, not to the terminal."
+)
 @click.option("--node-image", default="", help="Accepted; no container is started.")
 @click.option("--init-system", is_flag=True, help="Accepted; the node always stays in the foreground.")
 @click.option("--dryrun", is_flag=True, help="Print the command and do nothing.")

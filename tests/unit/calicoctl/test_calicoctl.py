@@ -569,20 +569,32 @@ def test_commands_import_only_what_they_need(tmp_path: Path) -> None:
         ("calicoctl ipam s", ["show", "split"]),
         ("calicoctl datastore migrate l", ["lock"]),
         ("calicoctl delete --sk", ["--skip-empty", "--skip-not-exists"]),
+        ("calicoctl get nodes -o y", ["yaml", "yml"]),
+        ("calicoctl get nodes -o go", ["go-template=", "go-template-file="]),
+        ("calicoctl convert -o ", ["yaml", "json"]),
     ],
 )
 def test_words_are_completed(words: str, completed: list[str]) -> None:
     assert complete(words) == completed
 
 
+@pytest.mark.parametrize("words", ["apply -f ma", "get -f ma", "datastore migrate import -f ma", "get nodes -c ma"])
+def test_files_are_left_to_the_shell(words: str) -> None:
+    assert completion(f"calicoctl {words}") == ["file,ma"]
+
+
 def complete(words: str) -> list[str]:
+    return [line.partition(",")[2] for line in completion(words)]
+
+
+def completion(words: str) -> list[str]:
     asked = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" ")), "_CALICOCTL_COMPLETE": "bash_complete"}
     program = "from calico_node.calicoctl.main import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", program], env={**os.environ, **asked}, text=True, capture_output=True, check=True
     )
     assert done.stderr == ""
-    return [line.partition(",")[2] for line in done.stdout.splitlines() if line]
+    return [line for line in done.stdout.splitlines() if line]
 
 
 def test_names_of_resources_are_completed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
