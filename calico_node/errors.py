@@ -77,10 +77,11 @@ class OutcomeUnknown(DatastoreError):
 
 
 class Compacted(DatastoreError):
-    """The asked revision is no longer kept; ``compact_revision`` is the oldest that is."""
+    """The asked revision is no longer kept; ``compact_revision`` is the oldest that is, 0 where that is not known."""
 
     def __init__(self, compact_revision: int) -> None:
-        super().__init__(f"revision has been compacted; the oldest kept is {compact_revision}")
+        oldest = f"; the oldest kept is {compact_revision}" if compact_revision else ""
+        super().__init__(f"revision has been compacted{oldest}")
         self.compact_revision = compact_revision
 
 

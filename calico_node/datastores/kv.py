@@ -97,20 +97,24 @@ class WatchBatch:
 
 
 class KVEngine(Protocol):
-    """Raises ``DatastoreError`` when the store cannot be reached, ``Compacted`` when a revision is gone."""
+    """Raises ``DatastoreError`` when the store cannot be reached or refuses (what ``limits`` names, a revision in the
+    future, a lease that is not there), ``Compacted`` when a revision is gone."""
 
     name: str
 
     async def get(self, key: str, *, revision: int = 0) -> tuple[KeyValue | None, int]:
-        """The key's value (at ``revision``, 0 = latest) and the store's revision."""
+        """The key's value (at ``revision``, 0 or below = latest) and the store's revision."""
 
     async def range(self, prefix: str, *, start_after: str = "", limit: int = 0, revision: int = 0) -> RangeResult:
-        """Keys that start with ``prefix`` in byte order, after ``start_after``; ``limit`` 0 = all."""
+        """Keys that start with ``prefix`` in byte order, after ``start_after``; ``limit`` 0 or below = all."""
 
     async def txn(
         self, compares: Sequence[Compare], success: Sequence[Operation], failure: Sequence[Operation] = ()
     ) -> TxnResult:
-        """One atomic transaction; all its puts share one revision."""
+        """One atomic transaction: what it writes shares one revision, and each operation sees those before it.
+
+        A branch may not put a key twice, or put and delete it.  Where nothing is put or deleted, the revision stays.
+        """
 
     async def put(self, key: str, value: bytes, *, lease: int = 0) -> int:
         """Unconditional put; returns the revision."""
@@ -122,6 +126,9 @@ class KVEngine(Protocol):
         """Every event from ``start_revision`` (inclusive) on, in order, and progress when other keys moved the
         revision.  Never skips: raises ``Compacted`` or ``DatastoreError`` instead of losing an event.
 
+        A start in the future waits for it; one of 0 or below is the beginning.  ``Compacted`` for a start that is not
+        above the compacted revision: at that revision a deletion may be gone already.
+
         Without ``previous`` the events may come without ``prev``, which costs a store a look-up each."""
 
     async def grant(self, ttl: int) -> int:
@@ -130,9 +137,10 @@ class KVEngine(Protocol):
     async def keep_alive(self, lease: int) -> None:
         """Start the lease's time anew."""
 
-    async def revoke(self, lease: int) -> None: ...
+    async def revoke(self, lease: int) -> None:
+        """End the lease: its keys are deleted."""
 
     async def compact(self, revision: int) -> None:
-        """Forget history before ``revision``."""
+        """Forget history before ``revision``.  Raises ``Compacted`` where that is not above the last compaction."""
 
     async def close(self) -> None: ...

@@ -222,7 +222,7 @@ class Store:
     def get(self, key: str, revision: int) -> tuple[KeyValue | None, int]:
         stored_key = key_bytes(key)
         with self._snapshot() as current:
-            if not revision or revision == current:
+            if revision <= 0 or revision == current:
                 return self._live(stored_key), current
             self._check_revision(revision, current)
             row = self._db.execute(
@@ -249,10 +249,10 @@ class Store:
         end = prefix_end(low)
         if start_after:
             low = max(low, prefix_bytes(start_after) + b"\0")
-        count = limit + 1 if limit else -1
+        count = limit + 1 if limit > 0 else -1
         with self._snapshot() as current:
             bounds: tuple[bytes, ...] = (low,) if end is None else (low, end)
-            if not revision or revision == current:
+            if revision <= 0 or revision == current:
                 condition = "l.key >= ?" if end is None else "l.key >= ? AND l.key < ?"
                 rows = self._db.execute(
                     f"SELECT {_COLUMNS} FROM live l JOIN history h ON h.id = l.id WHERE {condition} "
@@ -267,7 +267,7 @@ class Store:
                     "GROUP BY key) l JOIN history h ON h.id = l.id WHERE h.value IS NOT NULL ORDER BY h.key LIMIT ?",
                     (*bounds, (revision + 1) << _SHIFT, count),
                 ).fetchall()
-        more = bool(limit) and len(rows) > limit
+        more = 0 < limit < len(rows)
         return RangeResult(tuple(map(_key_value, rows[:limit] if more else rows)), current, more)
 
     def events(self, prefix: str, start_revision: int, limit: int) -> WatchBatch:
@@ -279,7 +279,7 @@ class Store:
         end = prefix_end(low)
         with self._snapshot() as revision:
             compacted = int(self._meta("compacted"))
-            if start_revision < compacted:
+            if max(start_revision - 1, 1) < compacted:
                 raise Compacted(compacted)
             condition = "h.key >= ?" if end is None else "h.key >= ? AND h.key < ?"
             # "+h.key" keeps the planner on the primary key: work follows the new events, not the prefix's size.

@@ -163,6 +163,8 @@ class EtcdEngine:
                 raise
 
     async def compact(self, revision: int) -> None:
+        if revision < 1:
+            raise Compacted(0)  # etcd takes a first compaction at 0
         try:
             await self._connections.call(
                 connection.COMPACT, rpc_pb2.CompactionRequest(revision=revision), repeat=True

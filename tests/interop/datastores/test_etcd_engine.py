@@ -15,6 +15,7 @@ from calico_node.errors import DatastoreError, SettingsError
 from calico_node.settings import Settings
 from tests.interop.datastores.conftest import Etcd, etcdctl, free_port
 from tests.unit.datastores.engine_suite import EngineSuite
+from tests.unit.datastores.suite_history import Restart
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,15 @@ class TestEtcdEngine(EngineSuite):
             await engine.delete(kv.key)
         yield engine
         await engine.close()
+
+    @pytest.fixture
+    def restart(self, engine: EtcdEngine, etcd_server: Etcd) -> Restart:
+        async def restart() -> EtcdEngine:
+            await asyncio.to_thread(etcd_server.stop)
+            await asyncio.to_thread(etcd_server.start)
+            return engine
+
+        return restart
 
     async def test_a_server_that_is_away_is_a_datastore_error(self) -> None:
         engine = EtcdEngine([f"127.0.0.1:{free_port()}"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 import pytest
@@ -12,35 +11,19 @@ from calico_node.datastores.kv import (
     Compare,
     CompareTarget,
     Delete,
-    Event,
     EventType,
     Get,
     KVEngine,
     Put,
-    WatchBatch,
 )
 from calico_node.errors import Compacted, DatastoreError
+from tests.unit.datastores.suite_history import HistorySuite, events_until, flat
 from tests.unit.datastores.suite_transactions import TransactionSuite
 
 
-async def events_until(watch: AsyncIterator[WatchBatch], revision: int) -> list[Event]:
-    """The events of a watch up to ``revision``."""
-    found: list[Event] = []
-    async with asyncio.timeout(10):
-        async for batch in watch:
-            assert all(event.kv.mod_revision <= batch.revision for event in batch.events)
-            found.extend(batch.events)
-            if batch.revision >= revision:
-                return found
-    raise AssertionError("the watch ended")
-
-
-def flat(events: list[Event]) -> list[tuple[str, str, bytes, int, bytes | None]]:
-    return [(e.type.value, e.kv.key, e.kv.value, e.kv.mod_revision, e.prev.value if e.prev else None) for e in events]
-
-
-class EngineSuite(TransactionSuite):
-    """Subclasses give the fixture ``engine``; every key is under a fresh prefix of the test's own."""
+class EngineSuite(TransactionSuite, HistorySuite):
+    """Subclasses give the fixtures ``engine`` and ``restart``, which gives an engine over the same store begun anew;
+    no key is there at the start."""
 
     pytestmark = pytest.mark.anyio
 

@@ -9,6 +9,7 @@ import pytest
 
 from calico_node.datastores.embedded import EmbeddedEngine
 from tests.unit.datastores.engine_suite import EngineSuite
+from tests.unit.datastores.suite_history import Restart
 
 
 @pytest.fixture
@@ -22,3 +23,16 @@ class TestEmbeddedEngine(EngineSuite):
         engine = await EmbeddedEngine.open(tmp_path / "datastore.db")
         yield engine
         await engine.close()
+
+    @pytest.fixture
+    async def restart(self, engine: EmbeddedEngine) -> AsyncIterator[Restart]:
+        opened: list[EmbeddedEngine] = []
+
+        async def restart() -> EmbeddedEngine:
+            await engine.close()
+            opened.append(await EmbeddedEngine.open(engine.path))
+            return opened[-1]
+
+        yield restart
+        for each in opened:
+            await each.close()
