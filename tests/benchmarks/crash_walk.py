@@ -1,0 +1,48 @@
+"""The embedded datastore's writer killed before every call: ``python -m tests.benchmarks.crash_walk [SCENARIO …]``.
+
+Prints each scenario, the calls it was killed before and what did not hold; ends with 1 if anything did not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.interop.datastores.crash_plan import SCENARIOS, Scenario
+from tests.interop.datastores.crash_walk import Outcome, Walk, walking
+
+
+async def walk_through(walk: Walk, scenario: Scenario) -> list[Outcome]:
+    started = time.monotonic()
+    counts = await walk.counts(scenario)
+    outcomes = [outcome async for outcome in walk.whole(scenario, counts)]
+    killed, broken = (
+        sum(map(bool, values)) for values in zip(*((o.killed, o.faults) for o in outcomes), strict=True)
+    )
+    print(
+        f"{scenario.name:24} {killed:5} kills {len(outcomes) - broken:5} held {broken:3} did not;"
+        f" at most {max(o.opened for o in outcomes):.3f} s to open behind a kill,"
+        f" {max(o.seen for o in outcomes):.3f} s to see all; {time.monotonic() - started:.0f} s;"
+        f" {', '.join(f'{call} {count}' for call, count in counts.items())}",
+        flush=True,
+    )
+    for outcome in outcomes:
+        for fault in outcome.faults:
+            print(f"DID NOT HOLD: {outcome.place}: {fault}")
+    return outcomes
+
+
+async def main(names: list[str]) -> int:
+    chosen = [scenario for scenario in SCENARIOS if not names or scenario.name in names]
+    with tempfile.TemporaryDirectory(prefix="crash-walk-") as folder:
+        async with walking(Path(folder)) as walk:
+            outcomes = [outcome for scenario in chosen for outcome in await walk_through(walk, scenario)]
+    print(f"{len(outcomes)} runs, {sum(outcome.killed for outcome in outcomes)} kills")
+    return 1 if any(outcome.faults for outcome in outcomes) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main(sys.argv[1:])))

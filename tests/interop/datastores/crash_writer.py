@@ -1,0 +1,61 @@
+"""Writers to be killed: ``python -m tests.interop.datastores.crash_writer SOCKET``.
+
+Everything is imported once; each connection to the Unix socket SOCKET names a task and gets a forked process that
+does it.  The process says when it is ready to be traced, and waits for a word.  It speaks through the socket alone,
+with calls that the walk does not count.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from tests.interop.datastores.crash_plan import SCENARIOS, Writer
+
+
+async def act(conversation: socket.socket, name: str, path: str) -> None:
+    """The writer of a scenario: ready, wait, each revision acknowledged, done."""
+    scenario = next(scenario for scenario in SCENARIOS if scenario.name == name)
+    scenario.set_limits()
+    writer = Writer(Path(path), lambda revision: conversation.sendall(b"%d\n" % revision))
+    if scenario.prepare:
+        await writer.carry_out(scenario.prepare)
+    conversation.sendall(b"ready %d\n" % os.getpid())
+    if not conversation.recv(1):
+        os._exit(1)
+    await writer.carry_out(scenario.act)
+    conversation.sendall(b"done\n")
+    os._exit(0)
+
+
+async def crash(conversation: socket.socket, name: str, path: str) -> None:
+    """Does what comes before a scenario, and dies."""
+    scenario = next(scenario for scenario in SCENARIOS if scenario.name == name)
+    await Writer(Path(path)).carry_out(scenario.before)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def serve(address: str) -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen(64)
+        print("listening", flush=True)
+        while True:
+            conversation, _ = listener.accept()
+            with conversation:
+                if os.fork():
+                    continue
+                listener.close()
+                os.dup2(2, 1)  # the starter waits for the end of stdout
+                what, name, path = json.loads(conversation.makefile().readline())
+                asyncio.run((act if what == "act" else crash)(conversation, name, path))
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])
