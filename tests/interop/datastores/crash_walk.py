@@ -149,7 +149,7 @@ class Walk:
         if not folder.exists():
             folder.mkdir()
             if scenario.crashed:
-                reader, _ = await self._start("crash", scenario, folder / "db")
+                reader, _ = await self.start("crash", scenario.name, folder / "db")
                 await reader.read()
             else:
                 maker = Writer(folder / "db")
@@ -157,11 +157,10 @@ class Walk:
                 await maker.close()
         return folder
 
-    async def _start(
-        self, what: str, scenario: Scenario, path: Path
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def start(self, what: str, name: str, path: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A conversation with a new process that does ``what`` (see ``crash_writer``) with the datastore ``path``."""
         reader, conversation = await asyncio.open_unix_connection(self.socket)
-        conversation.write(json.dumps([what, scenario.name, str(path)]).encode() + b"\n")
+        conversation.write(json.dumps([what, name, str(path)]).encode() + b"\n")
         return reader, conversation
 
     async def counts(self, scenario: Scenario) -> dict[str, int]:
@@ -219,14 +218,14 @@ class Walk:
             if watcher and watching:
                 await watcher.stop()
                 await watching.close()
-        if (answer := _integrity(folder / "db")) != "ok":
+        if (answer := integrity(folder / "db")) != "ok":
             outcome.faults.append(f"integrity_check: {answer}")
         shutil.rmtree(folder)
         return outcome
 
     async def _act(self, scenario: Scenario, path: Path, options: Sequence[str], outcome: Outcome) -> int:
         """Let the writer run into strace's trap; the last revision it acknowledged."""
-        reader, conversation = await self._start("act", scenario, path)
+        reader, conversation = await self.start("act", scenario.name, path)
         try:
             answer = await reader.readline()
             while answer.strip().isdigit():  # what it did to prepare
@@ -316,7 +315,8 @@ async def _judge_history(
         yield f"a new watch: {fault}"
 
 
-def _integrity(path: Path) -> str:
+def integrity(path: Path) -> str:
+    """SQLite's own judgement: ``ok``, or what is damaged."""
     database = sqlite3.connect(path)
     try:
         return str(database.execute("PRAGMA integrity_check").fetchone()[0])

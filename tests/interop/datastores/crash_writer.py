@@ -8,13 +8,19 @@ with calls that the walk does not count.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import json
 import os
+import random
 import signal
 import socket
 import sys
 from pathlib import Path
 
+from calico_node.datastores.embedded import EmbeddedEngine, store
+from calico_node.datastores.kv import Put
+from calico_node.errors import Compacted
 from tests.interop.datastores.crash_plan import SCENARIOS, Writer
 
 
@@ -40,6 +46,34 @@ async def crash(conversation: socket.socket, name: str, path: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+async def write(conversation: socket.socket, name: str, path: str) -> None:
+    """Transactions numbered from 0, each told when it is acknowledged, until someone kills this process.
+
+    Some are large, some put a key under a lease of a second, some compact: everything happens all the time.
+    """
+    store._WAL_PASSIVE_BYTES, store._WAL_TRUNCATE_BYTES, store._SWEEP_REVISIONS = 100_000, 300_000, 50
+    dice = random.Random(name)
+    conversation.sendall(b"ready %d\n" % os.getpid())
+    engine = await EmbeddedEngine.open(Path(path))
+    for number in itertools.count():
+        value = b"%d" % number
+        changes = [
+            Put("/all", f"{name} {number}".encode()),
+            Put(f"/w/{name}/{number}", bytes(dice.choice((10, 100, 5_000)))),
+            Put(f"/last/{name}", value),
+        ]
+        if dice.random() < 0.1:
+            changes.append(Put(f"/leased/{name}/{number}", b"", await engine.grant(1)))
+        revision = (await engine.txn((), changes)).revision
+        conversation.sendall(value + b"\n")
+        if dice.random() < 0.05 and revision > 1000:
+            with contextlib.suppress(Compacted):
+                await engine.compact(revision - 1000)
+
+
+TASKS = {"act": act, "crash": crash, "write": write}
+
+
 def serve(address: str) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as listener:
@@ -54,7 +88,7 @@ def serve(address: str) -> None:
                 listener.close()
                 os.dup2(2, 1)  # the starter waits for the end of stdout
                 what, name, path = json.loads(conversation.makefile().readline())
-                asyncio.run((act if what == "act" else crash)(conversation, name, path))
+                asyncio.run(TASKS[what](conversation, name, path))
 
 
 if __name__ == "__main__":

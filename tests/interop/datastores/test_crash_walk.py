@@ -1,4 +1,4 @@
-"""A writer killed before its system calls: a sample; ``python -m tests.benchmarks.crash_walk`` walks them all."""
+"""A writer killed before its system calls: a sample; ``python -m tests.benchmarks.crash_walk`` walks all."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.interop.datastores.crash_plan import SCENARIOS, Scenario
+from tests.interop.datastores.crash_storm import Storm
 from tests.interop.datastores.crash_walk import walking
 
 STRIDE = 7
+SECONDS = 2.0
 
 
 @pytest.fixture(scope="module")
@@ -27,3 +29,13 @@ async def test_a_killed_writer_leaves_whole_transactions_and_every_event(tmp_pat
     faults = [f"{outcome.place}: {fault}" for outcome in outcomes for fault in outcome.faults]
     assert not faults, "\n".join(faults)
     assert sum(outcome.killed for outcome in outcomes) > len(outcomes) / 2
+
+
+@pytest.mark.anyio
+async def test_writers_killed_at_random_lose_nothing_for_those_who_watch(tmp_path: Path) -> None:
+    async with walking(tmp_path) as walk:
+        storm = Storm(walk, tmp_path / "db", random.SystemRandom().randrange(10**6))
+        await storm.run(SECONDS)
+    assert not storm.faults, "\n".join([f"seed {storm.seed}", *storm.faults[:20]])
+    assert storm.kills > 5
+    assert sum(storm.acknowledged.values()) > 20
