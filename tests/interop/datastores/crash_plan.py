@@ -21,6 +21,7 @@ from calico_node.errors import Compacted
 
 Change: TypeAlias = Put | Delete
 LEASE_SECONDS = 3600
+KEPT = 3
 
 
 @frozen
@@ -47,7 +48,7 @@ class Expire:
 
 @frozen
 class Compact:
-    """Up to the present revision."""
+    """Up to a revision that everyone who watches has been told of: ``KEPT`` before the present one."""
 
 
 @frozen
@@ -142,7 +143,7 @@ class Writer:
                 await engine._look_once()
             elif isinstance(step, Compact):
                 try:
-                    await engine.compact((await engine.get("/last"))[1])
+                    await engine.compact((await engine.get("/last"))[1] - KEPT)
                 except Compacted:
                     pass  # done before the plan was interrupted
             elif isinstance(step, Look):
