@@ -38,5 +38,13 @@ class Authority:
         return cert, key
 
 
+def signing_key(folder: Path) -> tuple[Path, Path]:
+    """Files with the private and the public half of an RSA key."""
+    private, public = folder / "private.pem", folder / "public.pem"
+    _openssl("genrsa", "-out", private, "2048")
+    _openssl("rsa", "-in", private, "-pubout", "-out", public)
+    return private, public
+
+
 def _new_key(path: Path) -> tuple[str | Path, ...]:
     return ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", path)

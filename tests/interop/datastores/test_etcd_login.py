@@ -6,6 +6,7 @@ import asyncio
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
+from pathlib import Path
 from typing import cast
 
 import dns.asyncresolver
@@ -21,6 +22,7 @@ from calico_node.datastores.etcd.plugin import open_etcd
 from calico_node.datastores.kv import Compare, CompareTarget, Put
 from calico_node.errors import DatastoreError, OutcomeUnknown, SettingsError
 from calico_node.settings import Settings
+from tests.interop.datastores.certificates import signing_key
 from tests.interop.datastores.conftest import Etcd, etcdctl, free_port
 from tests.interop.datastores.forwarder import Forwarder
 
@@ -39,14 +41,18 @@ async def one_loop(anyio_backend: str) -> None:
     """gRPC's poller belongs to one event loop: a fixture of the module's scope keeps that loop."""
 
 
-@pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """An etcd that asks for users; ``node`` may do all under /t/.  Tokens live for a second."""
+@pytest.fixture(scope="module", params=["simple", "jwt"])
+def guarded(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[str]:
+    """An etcd that asks for users; ``node`` may do all under /t/.  Tokens live for a second.
+
+    It knows those of etcd's own kind from a list, and JSON web tokens by their signature.
+    """
     program = shutil.which("etcd")
     if program is None:
         pytest.fail("etcd is not installed: apt-get install etcd-server")
-    options = ["--auth-token-ttl", str(TOKEN_LIFE), "--bcrypt-cost", "4"]
-    server = Etcd(program, tmp_path_factory.mktemp("auth"), options)
+    folder = tmp_path_factory.mktemp("auth")
+    tokens = ["--auth-token-ttl", str(TOKEN_LIFE)] if request.param == "simple" else ["--auth-token", signed(folder)]
+    server = Etcd(program, folder, [*tokens, "--bcrypt-cost", "4"])
     server.start()
     for command in (
         ("user", "add", "root:r"),
@@ -59,6 +65,12 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         etcdctl(server.endpoint, *command)
     yield server.endpoint
     server.stop()
+
+
+def signed(folder: Path) -> str:
+    """etcd's option for web tokens, with a key in ``folder``."""
+    private, public = signing_key(folder)
+    return f"jwt,pub-key={public},priv-key={private},sign-method=RS256,ttl={TOKEN_LIFE}s"
 
 
 def environ(endpoint: str, password: str = "right") -> dict[str, str]:
