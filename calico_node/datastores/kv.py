@@ -132,13 +132,14 @@ class KVEngine(Protocol):
         Without ``previous`` the events may come without ``prev``, which costs a store a look-up each."""
 
     async def grant(self, ttl: int) -> int:
-        """A new lease of ``ttl`` seconds; keys put with it vanish when it runs out."""
+        """A new lease of ``ttl`` seconds (2 at least, ``LONGEST_LEASE`` at most); keys put with it vanish when it
+        runs out.  Raises ``DatastoreError`` for a longer one."""
 
     async def keep_alive(self, lease: int) -> None:
         """Start the lease's time anew."""
 
     async def revoke(self, lease: int) -> None:
-        """End the lease: its keys are deleted."""
+        """End the lease; its keys vanish in one commit (more than 1,024 at several revisions of the embedded one)."""
 
     async def compact(self, revision: int) -> None:
         """Forget history before ``revision``.  Raises ``Compacted`` where that is not above the last compaction."""

@@ -12,6 +12,8 @@ MAX_OPERATIONS = 128
 """Comparisons, and operations of each branch, in one transaction: etcd's ``--max-txn-ops``."""
 MAX_REQUEST_BYTES = 1536 << 10
 """Bytes of a transaction, both branches together: etcd's ``--max-request-bytes``."""
+LONGEST_LEASE = 9_000_000_000
+"""Seconds that etcd grants a lease at most."""
 _FRAME = 32
 
 
@@ -28,6 +30,16 @@ def prefix_bytes(prefix: str) -> bytes:
         return prefix.encode()
     except UnicodeEncodeError:
         raise DatastoreError(f"key {shown(prefix)} is not Unicode text") from None
+
+
+def lease_seconds(ttl: int) -> int:
+    """What is asked of an engine for a lease of ``ttl`` seconds; as in etcd, too little is not an error.
+
+    Raises ``DatastoreError`` for more than ``LONGEST_LEASE``.
+    """
+    if ttl > LONGEST_LEASE:
+        raise DatastoreError(f"a lease of {ttl} s: too large lease TTL, the longest is {LONGEST_LEASE} s")
+    return max(ttl, 0)
 
 
 def check_transaction(

@@ -1,9 +1,4 @@
-"""etcd's key-value semantics in SQLite tables: synchronous, one connection, no threads, no notification.
-
-``history`` holds every event that is still kept; its id is ``revision << 16 | position in the transaction``, so the
-primary key alone orders events and finds those of a revision.  ``live`` maps each present key to its last event.
-Keys are BLOBs: compared bytewise, as etcd does.
-"""
+"""etcd's key-value semantics in SQLite tables: synchronous, one connection, no threads, no notification."""
 
 from __future__ import annotations
 
@@ -18,12 +13,20 @@ from pathlib import Path
 
 from attrs import frozen
 
+from calico_node.datastores.embedded.rows import (
+    COLUMNS,
+    MOST_DELETIONS,
+    SCHEMA,
+    SHIFT,
+    EventWriter,
+    event_of,
+    key_value,
+    prefix_end,
+)
 from calico_node.datastores.kv import (
     Compare,
     CompareTarget,
-    Delete,
     Event,
-    EventType,
     Get,
     KeyValue,
     Operation,
@@ -32,34 +35,19 @@ from calico_node.datastores.kv import (
     TxnResult,
     WatchBatch,
 )
-from calico_node.datastores.limits import key_bytes, prefix_bytes
+from calico_node.datastores.limits import key_bytes, lease_seconds, prefix_bytes
 from calico_node.errors import Compacted, DatastoreError
 
 APPLICATION_ID = 0x43414C4E  # "CALN"
 FORMAT_VERSION = 1
-_SHIFT = 16
 COMPACTION_PERIOD = 300.0
+_SHORTEST_LEASE = 2  # etcd's, with its default election timeout
 _SWEEP_REVISIONS = 500
 # Checkpoint without waiting above the first size; above the second also wait (busy_timeout) for readers to step
 # aside, so that the WAL starts over and stays bounded.
 _WAL_KEPT_BYTES = 1 << 20
 _WAL_PASSIVE_BYTES = 4 << 20
 _WAL_TRUNCATE_BYTES = 16 << 20
-
-_SCHEMA = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
-CREATE TABLE history (
-    id INTEGER PRIMARY KEY, key BLOB NOT NULL, value BLOB, create_revision INTEGER NOT NULL,
-    version INTEGER NOT NULL, lease INTEGER NOT NULL
-);
-CREATE INDEX history_key ON history (key, id);
-CREATE TABLE live (key BLOB PRIMARY KEY, id INTEGER NOT NULL, lease INTEGER NOT NULL) WITHOUT ROWID;
-CREATE INDEX live_lease ON live (lease) WHERE lease != 0;
-CREATE TABLE lease (id INTEGER PRIMARY KEY, ttl INTEGER NOT NULL, boot TEXT NOT NULL, deadline REAL NOT NULL);
-"""
-
-_COLUMNS = "h.id, h.key, h.value, h.create_revision, h.version, h.lease"
-_Row = tuple[int, bytes, bytes | None, int, int, int]
 
 
 class Durability(enum.Enum):
@@ -85,17 +73,6 @@ class Clock:
 
     def now(self) -> float:
         return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def prefix_end(prefix: bytes) -> bytes | None:
-    """The first key after every key that starts with ``prefix``; None when there is no such key."""
-    stripped = prefix.rstrip(b"\xff")
-    return stripped[:-1] + bytes([stripped[-1] + 1]) if stripped else None
-
-
-def _key_value(row: _Row) -> KeyValue:
-    event, key, value, create_revision, version, lease = row
-    return KeyValue(bytes(key).decode(), bytes(value or b""), create_revision, event >> _SHIFT, version, lease)
 
 
 class Store:
@@ -157,7 +134,7 @@ class Store:
         if mode != "wal":
             raise DatastoreError(f"{self.path}: SQLite refuses write-ahead logging here (journal mode {mode!r})")
         execute("BEGIN IMMEDIATE")
-        for statement in _SCHEMA.split(";"):
+        for statement in SCHEMA.split(";"):
             execute(statement)
         start = {"id": str(uuid.uuid4()), "revision": 1, "compacted": 0, "swept": 0, "mark": 0, "mark_boot": ""}
         self._db.executemany("INSERT INTO meta VALUES (?, ?)", [*start.items(), ("mark_time", 0.0)])
@@ -226,16 +203,16 @@ class Store:
                 return self._live(stored_key), current
             self._check_revision(revision, current)
             row = self._db.execute(
-                f"SELECT {_COLUMNS} FROM history h WHERE h.key = ? AND h.id < ? ORDER BY h.id DESC LIMIT 1",
-                (stored_key, (revision + 1) << _SHIFT),
+                f"SELECT {COLUMNS} FROM history h WHERE h.key = ? AND h.id < ? ORDER BY h.id DESC LIMIT 1",
+                (stored_key, (revision + 1) << SHIFT),
             ).fetchone()
-            return (_key_value(row) if row is not None and row[2] is not None else None), current
+            return (key_value(row) if row is not None and row[2] is not None else None), current
 
     def _live(self, key: bytes) -> KeyValue | None:
         row = self._db.execute(
-            f"SELECT {_COLUMNS} FROM live l JOIN history h ON h.id = l.id WHERE l.key = ?", (key,)
+            f"SELECT {COLUMNS} FROM live l JOIN history h ON h.id = l.id WHERE l.key = ?", (key,)
         ).fetchone()
-        return None if row is None else _key_value(row)
+        return None if row is None else key_value(row)
 
     def _check_revision(self, revision: int, current: int) -> None:
         compacted = int(self._meta("compacted"))
@@ -255,7 +232,7 @@ class Store:
             if revision <= 0 or revision == current:
                 condition = "l.key >= ?" if end is None else "l.key >= ? AND l.key < ?"
                 rows = self._db.execute(
-                    f"SELECT {_COLUMNS} FROM live l JOIN history h ON h.id = l.id WHERE {condition} "
+                    f"SELECT {COLUMNS} FROM live l JOIN history h ON h.id = l.id WHERE {condition} "
                     "ORDER BY l.key LIMIT ?",
                     (*bounds, count),
                 ).fetchall()
@@ -263,12 +240,12 @@ class Store:
                 self._check_revision(revision, current)
                 condition = "key >= ?" if end is None else "key >= ? AND key < ?"
                 rows = self._db.execute(
-                    f"SELECT {_COLUMNS} FROM (SELECT max(id) AS id FROM history WHERE {condition} AND id < ? "
+                    f"SELECT {COLUMNS} FROM (SELECT max(id) AS id FROM history WHERE {condition} AND id < ? "
                     "GROUP BY key) l JOIN history h ON h.id = l.id WHERE h.value IS NOT NULL ORDER BY h.key LIMIT ?",
-                    (*bounds, (revision + 1) << _SHIFT, count),
+                    (*bounds, (revision + 1) << SHIFT, count),
                 ).fetchall()
         more = 0 < limit < len(rows)
-        return RangeResult(tuple(map(_key_value, rows[:limit] if more else rows)), current, more)
+        return RangeResult(tuple(map(key_value, rows[:limit] if more else rows)), current, more)
 
     def events(self, prefix: str, start_revision: int, limit: int) -> WatchBatch:
         """Events of ``prefix`` from ``start_revision`` on, at most about ``limit``, never part of a revision.
@@ -284,14 +261,14 @@ class Store:
             condition = "h.key >= ?" if end is None else "h.key >= ? AND h.key < ?"
             # "+h.key" keeps the planner on the primary key: work follows the new events, not the prefix's size.
             query = (
-                f"SELECT {_COLUMNS}, p.id, p.key, p.value, p.create_revision, p.version, p.lease FROM history h "
+                f"SELECT {COLUMNS}, p.id, p.key, p.value, p.create_revision, p.version, p.lease FROM history h "
                 "LEFT JOIN history p ON p.id = (SELECT max(id) FROM history WHERE key = h.key AND id < h.id) "
                 f"WHERE h.id >= ? AND {condition.replace('h.key', '+h.key')} ORDER BY h.id"
             )
             bounds = (low,) if end is None else (low, end)
             found: list[Event] = []
-            for row in self._db.execute(query, (start_revision << _SHIFT, *bounds)):
-                event = _event(row)
+            for row in self._db.execute(query, (start_revision << SHIFT, *bounds)):
+                event = event_of(row)
                 if len(found) >= limit and event.kv.mod_revision != found[-1].kv.mod_revision:
                     return WatchBatch(found[-1].kv.mod_revision, tuple(found))
                 found.append(event)
@@ -321,7 +298,7 @@ class Store:
         operations = success if succeeded else failure
         self._check_leases(operations)
         revision = int(self._meta("revision"))
-        writer = _Writer(self._db, revision + 1)
+        writer = EventWriter(self._db, revision + 1)
         responses: list[KeyValue | None] = []
         for operation in operations:
             previous = self._live(operation.key.encode())
@@ -358,6 +335,7 @@ class Store:
     # Leases
 
     def grant(self, ttl: int) -> int:
+        ttl = max(lease_seconds(ttl), _SHORTEST_LEASE)
         lease = uuid.uuid4().int & (2**62 - 1) or 1
         self._db.execute(
             "INSERT INTO lease VALUES (?, ?, ?, ?)", (lease, ttl, self._clock.boot, self._clock.now() + ttl)
@@ -375,10 +353,21 @@ class Store:
         self._drop_lease(lease)
 
     def _drop_lease(self, lease: int) -> None:
-        keys = [bytes(row[0]) for row in self._db.execute("SELECT key FROM live WHERE lease = ?", (lease,))]
+        """The keys go at one revision, as in etcd, up to ``MOST_DELETIONS`` of them; more take several revisions.
+
+        They are one commit, so that a read finds all or none; and a watch is not given all at once.
+        """
         self._db.execute("DELETE FROM lease WHERE id = ?", (lease,))
-        if keys:
-            self.txn((), [Delete(key.decode()) for key in keys], ())
+        first = int(self._meta("revision")) + 1
+        events = self._db.execute(
+            f"INSERT INTO history SELECT (? + n / {MOST_DELETIONS}) << {SHIFT} | n % {MOST_DELETIONS}, "
+            "key, NULL, 0, 0, 0 "
+            "FROM (SELECT key, row_number() OVER (ORDER BY key) - 1 AS n FROM live WHERE lease = ?)",
+            (first, lease),
+        ).rowcount
+        if events:
+            self._db.execute("DELETE FROM live WHERE lease = ?", (lease,))
+            self._set_meta("revision", first + (events - 1) // MOST_DELETIONS)
 
     def _expired(self) -> list[int]:
         # A lease of an earlier boot has run out: no process that could have kept it alive has survived.
@@ -441,14 +430,14 @@ class Store:
         if swept >= compacted:
             return
         until = min(swept + _SWEEP_REVISIONS, compacted)
-        low, high = swept << _SHIFT, (until + 1) << _SHIFT
+        low, high = swept << SHIFT, (until + 1) << SHIFT
         self._db.execute(
             "DELETE FROM history WHERE id IN (SELECT old.id FROM history new JOIN history old "
             "ON old.key = new.key AND old.id < new.id WHERE new.id >= ? AND new.id < ?)",
             (low, high),
         )
         self._db.execute(
-            "DELETE FROM history WHERE value IS NULL AND id >= ? AND id < ?", (low, min(high, compacted << _SHIFT))
+            "DELETE FROM history WHERE value IS NULL AND id >= ? AND id < ?", (low, min(high, compacted << SHIFT))
         )
         self._set_meta("swept", until)
 
@@ -462,44 +451,6 @@ class Store:
             mode = "TRUNCATE" if size > _WAL_TRUNCATE_BYTES else "PASSIVE"
             with self._errors():
                 self._db.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
-
-
-class _Writer:
-    """Writes the events of one transaction, all at one revision."""
-
-    def __init__(self, db: sqlite3.Connection, revision: int) -> None:
-        self._db = db
-        self._revision = revision
-        self.position = 0
-
-    def put(self, operation: Put, previous: KeyValue | None) -> None:
-        created = previous.create_revision if previous else self._revision
-        version = previous.version + 1 if previous else 1
-        event = self._append(operation.key, operation.value, created, version, operation.lease)
-        self._db.execute(
-            "INSERT INTO live VALUES (?, ?, ?) "
-            "ON CONFLICT (key) DO UPDATE SET id = excluded.id, lease = excluded.lease",
-            (operation.key.encode(), event, operation.lease),
-        )
-
-    def delete(self, key: str, previous: KeyValue | None) -> None:
-        if previous is not None:
-            self._append(key, None, 0, 0, 0)
-            self._db.execute("DELETE FROM live WHERE key = ?", (key.encode(),))
-
-    def _append(self, key: str, value: bytes | None, created: int, version: int, lease: int) -> int:
-        event = self._revision << _SHIFT | self.position
-        self.position += 1
-        self._db.execute(
-            "INSERT INTO history VALUES (?, ?, ?, ?, ?, ?)", (event, key.encode(), value, created, version, lease)
-        )
-        return event
-
-
-def _event(row: tuple[int | bytes | None, ...]) -> Event:
-    kv = _key_value(row[:6])  # type: ignore[arg-type]
-    previous = _key_value(row[6:]) if row[6] is not None and row[8] is not None else None  # type: ignore[arg-type]
-    return Event(EventType.DELETE if row[2] is None else EventType.PUT, kv, previous)
 
 
 def _quote(path: Path) -> str:

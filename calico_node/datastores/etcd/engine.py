@@ -19,7 +19,7 @@ from calico_node.datastores.etcd.endpoints import Endpoint, parse_endpoint
 from calico_node.datastores.etcd.messages import compare_message, is_text, key_value, operation_message, response
 from calico_node.datastores.etcd.watch import watch
 from calico_node.datastores.kv import Compare, Get, KeyValue, Operation, Put, RangeResult, TxnResult, WatchBatch
-from calico_node.datastores.limits import key_bytes, largest, prefix_bytes
+from calico_node.datastores.limits import key_bytes, largest, lease_seconds, prefix_bytes
 from calico_node.errors import Compacted, DatastoreError
 
 PAGE = 1000
@@ -145,7 +145,7 @@ class EtcdEngine:
 
     async def grant(self, ttl: int) -> int:
         # A copy whose answer was lost is a lease without keys, that runs out by itself.
-        answer = await self._call(connection.LEASE_GRANT, rpc_pb2.LeaseGrantRequest(TTL=ttl))
+        answer = await self._call(connection.LEASE_GRANT, rpc_pb2.LeaseGrantRequest(TTL=lease_seconds(ttl)))
         return int(answer.ID)
 
     async def keep_alive(self, lease: int) -> None:

@@ -243,6 +243,45 @@ class EngineSuite(TransactionSuite, HistorySuite):
         assert [event.type for event in events] == [EventType.DELETE]
         assert (await engine.get("/t/a"))[0] is None
 
+    @pytest.mark.parametrize("ttl", [9_000_000_001, 2**63 - 1, 2**63, 10**30])
+    async def test_a_lease_longer_than_etcd_grants_is_refused(self, engine: KVEngine, ttl: int) -> None:
+        with pytest.raises(DatastoreError, match="too large lease TTL"):
+            await engine.grant(ttl)
+
+    @pytest.mark.parametrize("ttl", [0, -(10**30)])
+    async def test_a_lease_without_time_is_as_short_as_leases_are(self, engine: KVEngine, ttl: int) -> None:
+        """etcd grants it, for as long as an election takes: two seconds."""
+        lease = await engine.grant(ttl)
+        revision = await engine.put("/t/a", b"1", lease=lease)
+        assert (await engine.get("/t/a"))[0] is not None
+        async with aclosing(engine.watch("/t/", start_revision=revision + 1)) as watch:
+            events = await events_until(watch, revision + 1)
+        assert flat(events) == [("delete", "/t/a", b"", revision + 1, b"1")]
+        with pytest.raises(DatastoreError):
+            await engine.keep_alive(lease)
+
+    async def test_the_longest_lease_is_granted(self, engine: KVEngine) -> None:
+        lease = await engine.grant(9_000_000_000)
+        await engine.keep_alive(lease)
+        await engine.revoke(lease)
+
+    async def test_a_lease_with_many_keys_takes_them_all(self, engine: KVEngine) -> None:
+        lease = await engine.grant(60)
+        keys = [f"/t/{number:04}" for number in range(1100)]
+        for start in range(0, len(keys), 100):
+            await engine.txn([], [Put(key, b"x", lease) for key in keys[start : start + 100]])
+        before = await engine.put("/t/other", b"1")
+        await engine.revoke(lease)
+        left = await engine.range("/t/")
+        assert [kv.key for kv in left.kvs] == ["/t/other"]
+        after = await engine.put("/t/other", b"2")
+        assert after == left.revision + 1
+        async with aclosing(engine.watch("/t/", start_revision=before + 1)) as watch:
+            events = await events_until(watch, after)
+        assert sorted(event.kv.key for event in events[:-1]) == keys
+        assert {event.type for event in events[:-1]} == {EventType.DELETE}
+        assert flat(events[-1:]) == [("put", "/t/other", b"2", after, b"1")]
+
     async def test_values_may_be_empty_or_large(self, engine: KVEngine) -> None:
         large = bytes(range(256)) * 4000
         await engine.txn([], [Put("/t/empty", b""), Put("/t/large", large)])
