@@ -99,6 +99,9 @@ class EmbeddedEngine:
     def _open_files(self) -> None:
         path = self.path
         try:
+            if path.is_symlink():
+                # As SQLite does: the log and the lock stand beside the file itself, whatever leads to it.
+                path = self.path = path.resolve()
             path.parent.mkdir(parents=True, exist_ok=True)
             check_filesystem(path.parent)
             self._lock = FileLock(path.with_name(path.name + "-lock"))

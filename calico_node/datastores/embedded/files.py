@@ -44,17 +44,31 @@ _IN_MOVE_SELF = 0x800
 _IN_IGNORED = 0x8000
 
 
+def _leads_to(path: Path, fd: int) -> bool:
+    """Whether ``path`` is still the file that is open as ``fd``."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return False
+    own = os.fstat(fd)
+    return (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino)
+
+
 class FileLock:
     """An exclusive ``flock`` on ``path``, for use by one thread.
 
     Polls instead of blocking, so that a holder which hangs (a stopped process) becomes an error after ``timeout``
-    seconds and not a thread that can never be ended.
+    seconds and not a thread that can never be ended.  A file that was removed is made anew, with what it remembers:
+    a lock on a file that nobody else finds would exclude nobody.
     """
 
     def __init__(self, path: Path, timeout: float = LOCK_TIMEOUT) -> None:
         self._path = path
         self._timeout = timeout
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._fd = self._open()
+
+    def _open(self) -> int:
+        return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def __enter__(self) -> None:
         deadline = time.monotonic() + self._timeout
@@ -62,7 +76,10 @@ class FileLock:
         while True:
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
+                if _leads_to(self._path, self._fd):
+                    return
+                self._renew()
+                continue
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise DatastoreError(
@@ -76,6 +93,13 @@ class FileLock:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def _renew(self) -> None:
+        remembers, fd = self.remembers, self._open()
+        os.close(self._fd)
+        self._fd = fd
+        if remembers:
+            self.remember()
 
     @property
     def remembers(self) -> bool:
@@ -133,12 +157,7 @@ class Notifier:
 
     def missing(self) -> bool:
         """Whether the path no longer leads to the file this object has open."""
-        try:
-            found = os.stat(self._path)
-        except FileNotFoundError:
-            return True
-        own = os.fstat(self._fd)
-        return (found.st_dev, found.st_ino) != (own.st_dev, own.st_ino)
+        return not _leads_to(self._path, self._fd)
 
     def close(self) -> None:
         os.close(self._fd)

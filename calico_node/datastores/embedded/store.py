@@ -43,11 +43,13 @@ FORMAT_VERSION = 1
 COMPACTION_PERIOD = 300.0
 _SHORTEST_LEASE = 2  # etcd's, with its default election timeout
 _SWEEP_REVISIONS = 500
-# Checkpoint without waiting above the first size; above the second also wait (busy_timeout) for readers to step
-# aside, so that the WAL starts over and stays bounded.
+_BUSY_SECONDS = 5.0
+# Checkpoint without waiting above the first size; above the second also wait a little for readers to step aside, so
+# that the WAL starts over and stays bounded.  A long read (a backup) does not: then again after as much more.
 _WAL_KEPT_BYTES = 1 << 20
 _WAL_PASSIVE_BYTES = 4 << 20
 _WAL_TRUNCATE_BYTES = 16 << 20
+_CHECKPOINT_WAIT_MS = 50
 
 
 class Durability(enum.Enum):
@@ -88,9 +90,14 @@ class Store:
         self.path = path
         self._durability = durability
         self._clock = clock or Clock.system()
+        self._truncate_above = _WAL_TRUNCATE_BYTES
         try:
             self._db = sqlite3.connect(
-                f"file:{_quote(path)}?mode=rw", uri=True, isolation_level=None, check_same_thread=False, timeout=5.0
+                f"file:{_quote(path)}?mode=rw",
+                uri=True,
+                isolation_level=None,
+                check_same_thread=False,
+                timeout=_BUSY_SECONDS,
             )
         except sqlite3.Error as error:
             raise DatastoreError(f"{path}: {error}") from None
@@ -447,10 +454,19 @@ class Store:
             size = os.stat(f"{self.path}-wal").st_size
         except FileNotFoundError:
             return
-        if size > _WAL_PASSIVE_BYTES:
-            mode = "TRUNCATE" if size > _WAL_TRUNCATE_BYTES else "PASSIVE"
-            with self._errors():
-                self._db.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+        if size <= _WAL_PASSIVE_BYTES:
+            self._truncate_above = _WAL_TRUNCATE_BYTES
+            return
+        with self._errors():
+            if size <= self._truncate_above:
+                self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+                return
+            self._db.execute(f"PRAGMA busy_timeout = {_CHECKPOINT_WAIT_MS}")
+            try:
+                busy = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            finally:
+                self._db.execute(f"PRAGMA busy_timeout = {_BUSY_SECONDS * 1000:.0f}")
+        self._truncate_above = _WAL_TRUNCATE_BYTES + (size if busy else 0)
 
 
 def _quote(path: Path) -> str:

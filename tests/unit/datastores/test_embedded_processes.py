@@ -323,6 +323,62 @@ async def test_a_process_that_holds_the_lock_too_long_is_an_error(path: Path) ->
     await engine.close()
 
 
+async def test_a_removed_lock_file_still_excludes_everybody(path: Path) -> None:
+    engine = await EmbeddedEngine.open(path)
+    engine._lock._timeout = 0.2
+    lock = path.with_name("datastore.db-lock")
+    lock.unlink()
+    newcomer = await EmbeddedEngine.open(path)
+    with files.FileLock(lock), pytest.raises(DatastoreError, match="held the lock"):
+        await engine.put("/a", b"1")
+    lock.unlink()
+    assert await engine.put("/a", b"1") == 2
+    assert await newcomer.put("/a", b"2") == 3
+    lock.unlink()
+    path.unlink()
+    with pytest.raises(DatastoreError, match="moved away"):
+        await engine.put("/a", b"3")
+    with pytest.raises(DatastoreError, match="is gone or empty"):  # the engine's lock remembers it
+        await EmbeddedEngine.open(path)
+    await engine.close()
+    await newcomer.close()
+
+
+async def test_a_link_leads_to_the_same_lock_and_log(path: Path) -> None:
+    link = path.with_name("link.db")
+    link.symlink_to(path)
+    engine, linked = await EmbeddedEngine.open(path), await EmbeddedEngine.open(link)
+    linked._lock._timeout = 0.2
+    with files.FileLock(path.with_name("datastore.db-lock")), pytest.raises(DatastoreError, match="held the lock"):
+        await linked.put("/a", b"1")
+    for _ in range(30):
+        await linked.txn([], [Put(f"/{number}", bytes(20_000)) for number in range(50)])
+    assert path.with_name("datastore.db-wal").stat().st_size < 24 << 20
+    assert sorted(found.name for found in path.parent.glob("link*")) == ["link.db"]
+    await linked.close()
+    await engine.close()
+
+
+async def test_a_long_read_holds_up_no_writer(path: Path) -> None:
+    """A copy of a large store reads for seconds; the log has to wait for it, writers do not."""
+    engine = await EmbeddedEngine.open(path)
+    reader = sqlite3.connect(path, isolation_level=None)
+    reader.execute("BEGIN")
+    assert reader.execute("SELECT count(*) FROM live").fetchone() == (0,)
+    durations = []
+    for _ in range(40):
+        started = time.monotonic()
+        await engine.txn([], [Put(f"/{number}", bytes(20_000)) for number in range(50)])
+        durations.append(time.monotonic() - started)
+    assert max(durations) < 4
+    assert reader.execute("SELECT count(*) FROM live").fetchone() == (0,)
+    reader.close()
+    for _ in range(20):
+        await engine.txn([], [Put(f"/{number}", bytes(20_000)) for number in range(50)])
+    assert path.with_name("datastore.db-wal").stat().st_size < 64 << 20
+    await engine.close()
+
+
 async def test_a_full_disk_refuses_the_write_and_nothing_else(path: Path) -> None:
     engine = await EmbeddedEngine.open(path)
     await engine.put("/a", b"1")
