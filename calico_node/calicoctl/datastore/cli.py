@@ -11,7 +11,7 @@ from calico_node.calicoctl.options import FILE, global_options, run
 
 @click.group(name="datastore")
 def group() -> None:
-    """Lock, export and import the datastore."""
+    """Lock, export and import the datastore; back it up and restore it."""
 
 
 @group.group()
@@ -54,6 +54,33 @@ def export(ctx: click.Context, /, **options: Any) -> None:
 def import_(ctx: click.Context, /, **options: Any) -> None:
     """Write what 'export' gave into an empty datastore, which stays locked."""
     run(ctx, "datastore.restore:import_", options)
+
+
+@group.command()
+@click.argument("file", type=click.Path())
+@click.option("--force", is_flag=True, help="Replace FILE where it exists.")
+@global_options
+@click.pass_context
+def backup(ctx: click.Context, /, **options: Any) -> None:
+    """Copy the embedded datastore to FILE, while nodes go on writing.
+
+    FILE appears whole and checked, or not at all, and only its owner can read it.
+    """
+    run(ctx, "datastore.backup:backup", options)
+
+
+@group.command()
+@click.argument("file", type=click.Path())
+@click.option("--force", is_flag=True, help="Replace a datastore that is there; it is kept beside the new one.")
+@global_options
+@click.pass_context
+def restore(ctx: click.Context, /, **options: Any) -> None:
+    """Put FILE, a backup, in the embedded datastore's place; nodes that are running go on with it.
+
+    The datastore may be gone or damaged. What leases were to hold longer than their time, or than this host has been
+    up, goes away.
+    """
+    run(ctx, "datastore.backup:restore", options)
 
 
 @group.command()

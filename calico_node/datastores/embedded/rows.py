@@ -8,9 +8,12 @@ Keys are BLOBs: compared bytewise, as etcd does.
 from __future__ import annotations
 
 import sqlite3
+from pathlib import Path
 
 from calico_node.datastores.kv import Event, EventType, KeyValue, Put
 
+APPLICATION_ID = 0x43414C4E  # "CALN"
+FORMAT_VERSION = 1
 SHIFT = 16
 MOST_DELETIONS = 1024
 """Of one revision, where a lease ends: far below the places that an id has."""
@@ -29,6 +32,25 @@ CREATE TABLE lease (id INTEGER PRIMARY KEY, ttl INTEGER NOT NULL, boot TEXT NOT 
 
 COLUMNS = "h.id, h.key, h.value, h.create_revision, h.version, h.lease"
 Row = tuple[int, bytes, bytes | None, int, int, int]
+
+
+def format_fault(db: sqlite3.Connection) -> str:
+    """What keeps this release from reading a database; "" when nothing does."""
+    if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+        return "is a SQLite file of some other program, not a datastore of calico-node"
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version != FORMAT_VERSION:
+        return (
+            f"datastore format {version}, this calico-node reads {FORMAT_VERSION}; use the calico-node release that "
+            "wrote it"
+        )
+    return ""
+
+
+def file_uri(path: Path, options: str) -> str:
+    """The name under which SQLite opens ``path``, with ``options`` such as ``mode=rw``."""
+    name = str(path.absolute()).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    return f"file:{name}?{options}"
 
 
 def prefix_end(prefix: bytes) -> bytes | None:

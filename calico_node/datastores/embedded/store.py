@@ -14,12 +14,16 @@ from pathlib import Path
 from attrs import frozen
 
 from calico_node.datastores.embedded.rows import (
+    APPLICATION_ID,
     COLUMNS,
+    FORMAT_VERSION,
     MOST_DELETIONS,
     SCHEMA,
     SHIFT,
     EventWriter,
     event_of,
+    file_uri,
+    format_fault,
     key_value,
     prefix_end,
 )
@@ -38,8 +42,6 @@ from calico_node.datastores.kv import (
 from calico_node.datastores.limits import key_bytes, lease_seconds, prefix_bytes
 from calico_node.errors import Compacted, DatastoreError
 
-APPLICATION_ID = 0x43414C4E  # "CALN"
-FORMAT_VERSION = 1
 COMPACTION_PERIOD = 300.0
 _SHORTEST_LEASE = 2  # etcd's, with its default election timeout
 _SWEEP_REVISIONS = 500
@@ -93,7 +95,7 @@ class Store:
         self._truncate_above = _WAL_TRUNCATE_BYTES
         try:
             self._db = sqlite3.connect(
-                f"file:{_quote(path)}?mode=rw",
+                file_uri(path, "mode=rw"),
                 uri=True,
                 isolation_level=None,
                 check_same_thread=False,
@@ -114,20 +116,15 @@ class Store:
         execute = self._db.execute
         execute("PRAGMA wal_autocheckpoint = 0")
         application = execute("PRAGMA application_id").fetchone()[0]
-        empty = execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
-        if writable and empty and application == 0:
+        if writable and application == 0 and execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
             self._create()
-        elif application != APPLICATION_ID:
+        fault = format_fault(self._db)
+        if fault:
             raise DatastoreError(
-                f"{self.path}: is a SQLite file of some other program, not a datastore of calico-node; set "
-                "CALICO_DATASTORE_PATH to another path, or move this file away"
+                f"{self.path}: {fault}; move this file away, or set CALICO_DATASTORE_PATH to another path"
             )
-        version = execute("PRAGMA user_version").fetchone()[0]
-        if version != FORMAT_VERSION:
-            raise DatastoreError(
-                f"{self.path}: datastore format {version}, this calico-node reads {FORMAT_VERSION}; use the "
-                "calico-node release that wrote it"
-            )
+        if writable:
+            self._require_log()  # a copy put here by hand has none
         execute(f"PRAGMA synchronous = {self._durability.value}")
         execute("PRAGMA cache_size = -8192")
         execute(f"PRAGMA journal_size_limit = {_WAL_KEPT_BYTES}")
@@ -137,9 +134,7 @@ class Store:
 
     def _create(self) -> None:
         execute = self._db.execute
-        mode = execute("PRAGMA journal_mode = WAL").fetchone()[0]
-        if mode != "wal":
-            raise DatastoreError(f"{self.path}: SQLite refuses write-ahead logging here (journal mode {mode!r})")
+        self._require_log()
         execute("BEGIN IMMEDIATE")
         for statement in SCHEMA.split(";"):
             execute(statement)
@@ -148,6 +143,11 @@ class Store:
         execute(f"PRAGMA application_id = {APPLICATION_ID}")
         execute(f"PRAGMA user_version = {FORMAT_VERSION}")
         execute("COMMIT")
+
+    def _require_log(self) -> None:
+        mode = self._db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        if mode != "wal":
+            raise DatastoreError(f"{self.path}: SQLite refuses write-ahead logging here (journal mode {mode!r})")
 
     def close(self) -> None:
         """Under the lock: the last connection to close writes the WAL back."""
@@ -193,6 +193,7 @@ class Store:
         with self._errors():
             self._db.execute("BEGIN")
             try:
+                self.id = str(self._meta("id"))  # another after a restore
                 yield int(self._meta("revision"))
             finally:
                 if self._db.in_transaction:
@@ -281,7 +282,26 @@ class Store:
                 found.append(event)
         return WatchBatch(revision, tuple(found))
 
+    def copy_to(self, target: Path) -> None:
+        """All of it as of one moment into ``target``, a file that is absent or empty; writers go on meanwhile."""
+        with self._errors():
+            self._db.execute("PRAGMA query_only = 0")
+            self._db.execute("VACUUM INTO ?", (str(target),))
+
     # Writing, under the lock
+
+    def take_over(self, source: Path) -> None:
+        """Become what the database ``source`` is, in one commit.
+
+        Whoever has this store open goes on with it, and finds it to be another: ``source`` has an id of its own.
+        """
+        with self._errors():
+            other = sqlite3.connect(file_uri(source, "mode=ro"), uri=True)
+            try:
+                other.backup(self._db)
+            finally:
+                other.close()
+            self.id = str(self._meta("id"))
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -467,7 +487,3 @@ class Store:
             finally:
                 self._db.execute(f"PRAGMA busy_timeout = {_BUSY_SECONDS * 1000:.0f}")
         self._truncate_above = _WAL_TRUNCATE_BYTES + (size if busy else 0)
-
-
-def _quote(path: Path) -> str:
-    return str(path.absolute()).replace("%", "%25").replace("?", "%3f").replace("#", "%23")

@@ -58,7 +58,7 @@ async def test_a_killed_writer_loses_nothing_it_acknowledged(path: Path) -> None
     engine = await EmbeddedEngine.open(path)
     for attempt in range(5):
         writers = [await start(path, "write", f"{attempt}-{number}") for number in range(2)]
-        acknowledged = [await _kill_after(writer, 0.15) for writer in writers]
+        acknowledged = [await kill_after(writer, 0.15) for writer in writers]
         for number, last in enumerate(acknowledged):
             name = f"{attempt}-{number}"
             assert last >= 0
@@ -72,7 +72,7 @@ async def test_a_killed_writer_loses_nothing_it_acknowledged(path: Path) -> None
         assert check.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-async def _kill_after(writer: Process, seconds: float) -> int:
+async def kill_after(writer: Process, seconds: float) -> int:
     """Let it write, kill -9; the last number it acknowledged."""
     assert writer.stdout is not None
     last = int(await asyncio.wait_for(writer.stdout.readline(), 20))
