@@ -266,6 +266,8 @@ class Store:
             compacted = int(self._meta("compacted"))
             if max(start_revision - 1, 1) < compacted:
                 raise Compacted(compacted)
+            if start_revision > revision:
+                return WatchBatch(revision)
             condition = "h.key >= ?" if end is None else "h.key >= ? AND h.key < ?"
             # "+h.key" keeps the planner on the primary key: work follows the new events, not the prefix's size.
             query = (
@@ -275,7 +277,7 @@ class Store:
             )
             bounds = (low,) if end is None else (low, end)
             found: list[Event] = []
-            for row in self._db.execute(query, (start_revision << SHIFT, *bounds)):
+            for row in self._db.execute(query, (max(start_revision, 0) << SHIFT, *bounds)):
                 event = event_of(row)
                 if len(found) >= limit and event.kv.mod_revision != found[-1].kv.mod_revision:
                     return WatchBatch(found[-1].kv.mod_revision, tuple(found))

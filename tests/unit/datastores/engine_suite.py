@@ -17,11 +17,13 @@ from calico_node.datastores.kv import (
     Put,
 )
 from calico_node.errors import Compacted, DatastoreError
+from tests.unit.datastores.suite_concurrency import ConcurrencySuite
 from tests.unit.datastores.suite_history import HistorySuite, events_until, flat
+from tests.unit.datastores.suite_leases import LeaseSuite
 from tests.unit.datastores.suite_transactions import TransactionSuite
 
 
-class EngineSuite(TransactionSuite, HistorySuite):
+class EngineSuite(TransactionSuite, HistorySuite, LeaseSuite, ConcurrencySuite):
     """Subclasses give the fixtures ``engine`` and ``restart``, which gives an engine over the same store begun anew;
     no key is there at the start."""
 

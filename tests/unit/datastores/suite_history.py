@@ -57,6 +57,27 @@ class HistorySuite:
         assert len(result.kvs) == 150
         assert not result.more
 
+    async def test_order_is_that_of_bytes_and_a_page_starts_after_any_text(self, engine: KVEngine) -> None:
+        keys = ["/t/a", "/t/a\0", "/t/a/b", "/t/b", "/t/~", "/t/é", "/t/\uffff", "/t/\U00010000"]
+        for key in [*reversed(keys), "/t", "/u", "/s/z"]:
+            await engine.put(key, b"")
+        for after, expected in [
+            ("", keys),
+            ("\0", keys),
+            ("/t", keys),
+            ("/t/", keys),
+            ("/t/a", keys[1:]),
+            ("/t/a/", keys[2:]),
+            ("/t/c", keys[4:]),
+            ("/t/\uffff", keys[7:]),
+            ("/t/\U0010ffff", []),
+            ("/u", []),
+        ]:
+            for limit in (0, 1, len(expected), len(expected) + 1):
+                page = await engine.range("/t/", start_after=after, limit=limit)
+                assert [kv.key for kv in page.kvs] == (expected[:limit] if limit else expected)
+                assert page.more == (0 < limit < len(expected))
+
     async def test_a_future_revision_is_refused(self, engine: KVEngine) -> None:
         now = await engine.put("/t/a", b"1")
         for call in (
@@ -152,6 +173,17 @@ class HistorySuite:
             ("delete", "/t/m", b"", at, b"0"),
             ("put", "/t/b", b"1", at, None),
         ]
+
+    async def test_a_watch_from_far_ahead_waits(self, engine: KVEngine) -> None:
+        now = await engine.put("/t/a", b"1")
+        for start in (now + 3, 2**62):
+            async with aclosing(engine.watch("/t/", start_revision=start)) as watch:
+                waiting = asyncio.ensure_future(anext(aiter(watch)))
+                await engine.put("/t/a", b"2")
+                await asyncio.sleep(0.05)
+                assert not waiting.done()
+                waiting.cancel()
+                await asyncio.gather(waiting, return_exceptions=True)
 
     async def test_a_deleted_key_has_no_past_when_it_comes_again(self, engine: KVEngine) -> None:
         start = await engine.put("/t/a", b"1")
