@@ -127,8 +127,11 @@ class Member:
         self._calls: dict[str, Any] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._fault = ("", 0.0)
+        self._closed = False
 
     def _open(self, credentials: Credentials) -> Any:
+        if self._closed:
+            raise DatastoreError(f"etcd at {self.endpoint.name}: the datastore is closed")
         if self._channel is None:
             target, options = self.endpoint.target, list(_OPTIONS)
             if self.endpoint.secure:
@@ -200,6 +203,7 @@ class Member:
         return text
 
     async def close(self) -> None:
+        self._closed = True
         for task in self._closing:
             task.cancel()
         await asyncio.gather(*self._closing, return_exceptions=True)

@@ -265,12 +265,8 @@ async def transaction(run: Comparison) -> None:
 
 async def large_transaction(run: Comparison) -> None:
     """About the greatest number of operations."""
-    count = run.dice.randint(126, 130)
-    operations: list[Operation] = [
-        Put(f"/d/many/{number}", b"", run.dice.choice([0, 0, 2])) for number in range(count)
-    ]
-    if len(run.sides[0].leases) > 2:
-        await run.write("large txn", operations)
+    count, lease = run.dice.randint(125, 130), run.dice.choice([0, *run.alive])
+    await run.write("large txn", [Put(f"/d/many/{number}", b"", lease) for number in range(count)])
 
 
 async def get(run: Comparison) -> None:

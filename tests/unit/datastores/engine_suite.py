@@ -289,3 +289,29 @@ class EngineSuite(TransactionSuite, HistorySuite, LeaseSuite, ConcurrencySuite):
         await engine.txn([], [Put("/t/empty", b""), Put("/t/large", large)])
         result = await engine.range("/t/")
         assert [kv.value for kv in result.kvs] == [b"", large]
+
+    async def test_what_a_closed_engine_is_asked_is_refused(self, engine: KVEngine) -> None:
+        """Whoever outlives it would otherwise open connections that nobody closes; its watches end, too."""
+        start = await engine.put("/t/a", b"1")
+        watches = [engine.watch("/t/", start_revision=start + 1), engine.watch("/t/", start_revision=start + 9)]
+        waiting = [asyncio.ensure_future(anext(aiter(watch))) for watch in watches]
+        await asyncio.sleep(0.1)
+        await engine.close()
+        await engine.close()
+        for task in waiting:
+            with pytest.raises(DatastoreError):
+                await asyncio.wait_for(task, 5)
+        for call in (
+            lambda: engine.get("/t/a"),
+            lambda: engine.range("/t/"),
+            lambda: engine.put("/t/a", b"2"),
+            lambda: engine.txn([], [Get("/t/a")]),
+            lambda: engine.delete("/t/a"),
+            lambda: anext(aiter(engine.watch("/t/", start_revision=start))),
+            lambda: engine.grant(60),
+            lambda: engine.keep_alive(4711),
+            lambda: engine.revoke(4711),
+            lambda: engine.compact(start),
+        ):
+            with pytest.raises(DatastoreError, match="closed"):
+                await asyncio.wait_for(call(), 5)
