@@ -40,6 +40,7 @@ PREFIXES = ["", "/", "/d", "/d/", "/d/a", "/d/a/", "/d/\U0010ffff", "/none/"]
 REFUSED = ["", "/d/\ud800"]
 UNKNOWN_LEASE = 4711
 PATIENCE = 20.0
+ENGINES = 2
 
 Step: TypeAlias = Callable[["Comparison"], Awaitable[None]]
 
@@ -50,14 +51,23 @@ class Differ(AssertionError):
 
 @define
 class Side:
-    """One engine; ``leases`` gives the id of a lease by its number: 0 is none, 1 one that never was."""
+    """Several engines over one store, as of several processes; ``restart`` closes some of it and opens it again.
 
-    engine: KVEngine
-    reopen: Callable[[], Awaitable[KVEngine]]
+    ``leases`` gives the id of a lease by its number: 0 is none, 1 one that never was.
+    """
+
+    engines: list[KVEngine]
+    restart: Callable[[Side], Awaitable[None]]
     leases: list[int] = field(factory=lambda: [0, UNKNOWN_LEASE])
     events: list[Event] = field(factory=list)
     revision: int = 1
     _following: asyncio.Task[None] | None = None
+    _dice: random.Random = field(factory=lambda: random.Random(0))
+
+    @property
+    def engine(self) -> KVEngine:
+        """Any of them: what one has written the others know."""
+        return self._dice.choice(self.engines)
 
     def operations(self, operations: Sequence[Operation]) -> list[Operation]:
         return [evolve(each, lease=self.leases[each.lease]) if isinstance(each, Put) else each for each in operations]
@@ -116,22 +126,21 @@ async def whole(watch: AsyncIterator[WatchBatch]) -> AsyncIterator[WatchBatch]:
 async def sides(server: Etcd, path: Path) -> AsyncIterator[tuple[Side, Side]]:
     """The embedded engine at ``path`` and the one over ``server``, both fresh."""
 
-    async def reopen() -> KVEngine:
-        await embedded.engine.close()
-        return await EmbeddedEngine.open(path)
+    async def reopen(side: Side) -> None:
+        await side.engines.pop().close()
+        side.engines.insert(0, await EmbeddedEngine.open(path))
 
-    async def restart() -> KVEngine:
+    async def restart(side: Side) -> None:
         await asyncio.to_thread(server.stop)
         await asyncio.to_thread(server.start)
-        return etcd.engine
 
-    embedded = Side(await EmbeddedEngine.open(path), reopen)
-    etcd = Side(EtcdEngine([server.endpoint]), restart)
+    embedded = Side([await EmbeddedEngine.open(path) for _ in range(ENGINES)], reopen)
+    etcd = Side([EtcdEngine([server.endpoint]) for _ in range(ENGINES)], restart)
     try:
         yield embedded, etcd
     finally:
-        await embedded.engine.close()
-        await etcd.engine.close()
+        for engine in (*embedded.engines, *etcd.engines):
+            await engine.close()
 
 
 async def outcome(side: Side, call: Callable[[Side], Awaitable[Any]]) -> Any:
@@ -288,13 +297,15 @@ async def range_(run: Comparison) -> None:
 async def watch(run: Comparison) -> None:
     """From any revision, past or to come, until some writes later."""
     prefix, start = run.dice.choice(PREFIXES), run.revision() + run.dice.choice([0, 0, 0, 2])
+    previous = run.dice.random() < 0.5
     until = max(run.now + 1, start) + run.dice.randint(0, 2)
 
     async def call(side: Side) -> list[Event]:
         found: list[Event] = []
-        async with asyncio.timeout(PATIENCE), aclosing(side.engine.watch(prefix, start_revision=start)) as batches:
+        watch = side.engine.watch(prefix, start_revision=start, previous=previous)
+        async with asyncio.timeout(PATIENCE), aclosing(watch) as batches:
             async for batch in whole(batches):
-                found += batch.events
+                found += [each if previous else evolve(each, prev=None) for each in batch.events]
                 if batch.revision >= until:
                     break
         return found
@@ -374,7 +385,7 @@ async def restart(run: Comparison) -> None:
     await run.compare_events()
     side = run.dice.choice(run.sides)
     await side.stop()
-    side.engine = await side.reopen()
+    await side.restart(side)
     side.follow()
     run.counts["restart", "done"] += 1
 

@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import Counter
 from contextlib import aclosing
 
-from calico_node.datastores.kv import Compare, CompareTarget, Get, KeyValue, KVEngine, Operation, Put
+from attrs import frozen
+
+from calico_node.datastores.kv import (
+    Compare,
+    CompareTarget,
+    Delete,
+    Get,
+    KeyValue,
+    KVEngine,
+    Operation,
+    Put,
+    TxnResult,
+)
+from tests.unit.datastores.oracle import Oracle
 from tests.unit.datastores.suite_history import events_until
 
 WRITERS = 50
@@ -23,6 +37,38 @@ async def increment(engine: KVEngine, key: str, *others: Operation) -> int:
         if result.succeeded:
             return result.revision
         found = result.responses[0]
+
+
+@frozen
+class Told:
+    """A transaction and what its caller was told."""
+
+    compares: list[Compare]
+    success: list[Operation]
+    failure: list[Operation]
+    result: TxnResult
+
+    @property
+    def wrote(self) -> bool:
+        """Whether the revision is its own."""
+        branch = self.success if self.result.succeeded else self.failure
+        pairs = zip(branch, self.result.responses, strict=True)
+        return any(isinstance(each, Put) or (isinstance(each, Delete) and response) for each, response in pairs)
+
+
+async def random_transaction(
+    engine: KVEngine, dice: random.Random
+) -> tuple[list[Compare], list[Operation], list[Operation]]:
+    """Over few keys, so that they get in each other's way; a compare was true a moment ago."""
+    keys = ["/t/a", "/t/b", "/t/c", "/t/d"]
+    branches: list[list[Operation]] = []
+    for _ in range(2):
+        chosen = dice.sample(keys, dice.randint(0, 3))
+        branches.append([dice.choice([Put(key, dice.randbytes(4)), Delete(key), Get(key)]) for key in chosen])
+        branches[-1] += [Get(key) for key in chosen]
+    stored, _ = await engine.get(key := dice.choice(keys))
+    compare = Compare(key, CompareTarget.MOD_REVISION, stored.mod_revision if stored else 0)
+    return ([compare] if dice.random() < 0.8 else []), branches[0], branches[1]
 
 
 class ConcurrencySuite:
@@ -85,3 +131,29 @@ class ConcurrencySuite:
 
         _, *reads = await asyncio.gather(write(), *(read() for _ in range(5)))
         assert all(reads)
+
+    async def test_concurrent_transactions_are_as_if_one_after_the_other(self, engine: KVEngine) -> None:
+        """What each was told is what the oracle says when they are carried out in the order of their revisions."""
+        seed = random.SystemRandom().randrange(10**6)
+        dice, oracle = random.Random(seed), Oracle()
+        first = (await engine.get("/t/"))[1]
+        oracle.revision = first
+        oracle.states = {first: {}}
+        done: list[Told] = []
+
+        async def work() -> None:
+            for _ in range(12):
+                asked = await random_transaction(engine, dice)
+                known = max((each.result.revision for each in done), default=first)
+                result = await engine.txn(*asked)
+                assert result.revision >= known, f"seed {seed}: older than what was known before"
+                done.append(Told(*asked, result))
+
+        await asyncio.gather(*(work() for _ in range(WRITERS // 2)))
+        done.sort(key=lambda told: (told.result.revision, not told.wrote))
+        for told in done:
+            expected = oracle.txn(told.compares, told.success, told.failure)
+            assert told.result == expected, f"seed {seed}: {told}, but {expected}"
+        assert (await engine.range("/t/")).kvs == oracle.range("/t/", oracle.revision)
+        async with aclosing(engine.watch("/t/", start_revision=first + 1)) as watch:
+            assert await events_until(watch, oracle.revision) == oracle.events
