@@ -68,6 +68,11 @@ def largest(success: Sequence[Operation], failure: Sequence[Operation]) -> str:
     return f"the {what} {shown(operation.key)} has {size} bytes"
 
 
+def lease_missing(*leases: int) -> DatastoreError:
+    """What a put with a lease that is not there, or its renewal, ends in; of several it is not known which."""
+    return DatastoreError(f"lease {' or '.join(map(str, leases))} does not exist, or has run out")
+
+
 def _value_size(operation: Operation) -> int:
     return len(operation.value) if isinstance(operation, Put) else 0
 

@@ -39,7 +39,7 @@ from calico_node.datastores.kv import (
     TxnResult,
     WatchBatch,
 )
-from calico_node.datastores.limits import key_bytes, lease_seconds, prefix_bytes
+from calico_node.datastores.limits import key_bytes, lease_missing, lease_seconds, prefix_bytes
 from calico_node.errors import Compacted, DatastoreError
 
 COMPACTION_PERIOD = 300.0
@@ -358,7 +358,7 @@ class Store:
     def _require_lease(self, lease: int) -> int:
         row = self._db.execute("SELECT ttl FROM lease WHERE id = ?", (lease,)).fetchone()
         if row is None:
-            raise DatastoreError(f"lease {lease} does not exist, or has run out")
+            raise lease_missing(lease)
         return int(row[0])
 
     # Leases

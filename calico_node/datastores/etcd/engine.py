@@ -19,7 +19,14 @@ from calico_node.datastores.etcd.endpoints import Endpoint, parse_endpoint
 from calico_node.datastores.etcd.messages import compare_message, is_text, key_value, operation_message, response
 from calico_node.datastores.etcd.watch import watch
 from calico_node.datastores.kv import Compare, Get, KeyValue, Operation, Put, RangeResult, TxnResult, WatchBatch
-from calico_node.datastores.limits import key_bytes, largest, lease_seconds, prefix_bytes
+from calico_node.datastores.limits import (
+    check_transaction,
+    key_bytes,
+    largest,
+    lease_missing,
+    lease_seconds,
+    prefix_bytes,
+)
 from calico_node.errors import Compacted, DatastoreError
 
 PAGE = 1000
@@ -30,6 +37,7 @@ _FIRST_PAGE = 64
 _PREFIXES_KEPT = 256
 _RANGE_TRIES = 3
 _TOO_LARGE = ("request is too large", "received message larger than max")
+_AGAINST_RULES = ("too many operations", "duplicate key")
 
 
 class EtcdEngine:
@@ -121,11 +129,7 @@ class EtcdEngine:
         try:
             answer = await self._call(connection.TXN, request, repeat=reads)
         except Refused as error:
-            if not any(words in error.details for words in _TOO_LARGE):
-                raise
-            raise DatastoreError(
-                f"{error}, etcd takes 1.5 MiB or its --max-request-bytes: {largest(success, failure)}"
-            ) from error
+            raise _named(error, compares, success, failure) from error
         return TxnResult(answer.succeeded, answer.header.revision, tuple(map(response, answer.responses)))
 
     async def put(self, key: str, value: bytes, *, lease: int = 0) -> int:
@@ -153,14 +157,16 @@ class EtcdEngine:
             connection.LEASE_KEEP_ALIVE, rpc_pb2.LeaseKeepAliveRequest(ID=lease)
         )
         if answer.TTL <= 0:
-            raise DatastoreError(f"lease {lease} does not exist, or has run out")
+            raise lease_missing(lease)
 
     async def revoke(self, lease: int) -> None:
         try:
             await self._call(connection.LEASE_REVOKE, rpc_pb2.LeaseRevokeRequest(ID=lease))
         except Refused as error:
-            if not (error.repeated and error.code is grpc.StatusCode.NOT_FOUND):
+            if error.code is not grpc.StatusCode.NOT_FOUND:
                 raise
+            if not error.repeated:
+                raise lease_missing(lease) from error
 
     async def compact(self, revision: int) -> None:
         if revision < 1:
@@ -177,3 +183,20 @@ class EtcdEngine:
 
     async def close(self) -> None:
         await self._connections.close()
+
+
+def _named(
+    error: Refused, compares: Sequence[Compare], success: Sequence[Operation], failure: Sequence[Operation]
+) -> DatastoreError:
+    """The refusal of a transaction with what etcd does not say: which key, which lease, how many bytes."""
+    if any(words in error.details for words in _TOO_LARGE):
+        return DatastoreError(f"{error}, etcd takes 1.5 MiB or its --max-request-bytes: {largest(success, failure)}")
+    if any(words in error.details for words in _AGAINST_RULES):
+        try:
+            check_transaction(compares, success, failure)
+        except DatastoreError as reason:
+            return reason
+    if "lease not found" in error.details:
+        leases = {each.lease for each in (*success, *failure) if isinstance(each, Put) and each.lease}
+        return lease_missing(*sorted(leases))
+    return error

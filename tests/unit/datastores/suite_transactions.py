@@ -78,7 +78,7 @@ class TransactionSuite:
     ) -> None:
         revision = await engine.put("/t/a", b"0")
         for branches in ((operations, []), ([], operations)):
-            with pytest.raises(DatastoreError, match=r"duplicate key|only once"):
+            with pytest.raises(DatastoreError, match="only once: '/t/a'"):
                 await engine.txn([], *branches)
         assert await engine.get("/t/a") == (KeyValue("/t/a", b"0", revision, revision), revision)
 
@@ -101,7 +101,7 @@ class TransactionSuite:
         more = puts(MOST_OPERATIONS + 1)
         gets = [Get(put.key) for put in more]
         for compares, success, failure in [([], more, []), ([], [], more), ([], gets, []), (absent, [], [])]:
-            with pytest.raises(DatastoreError, match=r"too many operations|at most 128"):
+            with pytest.raises(DatastoreError, match="at most 128"):
                 await engine.txn(compares, success, failure)
         assert (await engine.get("/t/000"))[1] == result.revision
 
@@ -161,7 +161,7 @@ class TransactionSuite:
         unknown = [Put("/t/a", b"2"), Put("/t/b", b"2", lease=4711)]
         for branches in ((unknown, []), ([], unknown)):
             compares = [Compare("/t/a", CompareTarget.VERSION, 1 if branches[0] else 0)]
-            with pytest.raises(DatastoreError, match="lease"):
+            with pytest.raises(DatastoreError, match="lease 4711 does not exist"):
                 await engine.txn(compares, *branches)
         assert (await engine.txn([], [Get("/t/a")], unknown)).revision == revision
         assert (await engine.range("/t/")).kvs == (KeyValue("/t/a", b"1", revision, revision),)
