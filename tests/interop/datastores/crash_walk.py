@@ -77,6 +77,7 @@ class Watcher:
     """Collects what one watch of everything says, and notices what is not in order."""
 
     def __init__(self, engine: EmbeddedEngine, start: int) -> None:
+        self.start = start
         self.revision = start - 1
         self.events: dict[int, list[Event]] = {}
         self.fault = ""
@@ -111,16 +112,14 @@ class Watcher:
         await asyncio.gather(self._task, return_exceptions=True)
 
 
-def judge_events(
-    watcher: Watcher, start: int, changes: Sequence[tuple[Change, ...]], compacting: bool
-) -> Iterator[str]:
-    """What is wrong with the events that a watch from ``start`` on was told; the store holds ``changes``.
+def judge_events(watcher: Watcher, changes: Sequence[tuple[Change, ...]], compacting: bool) -> Iterator[str]:
+    """What is wrong with the events that a watch was told; the store holds ``changes``.
 
     What was there before an event may be gone where someone compacts.
     """
     if watcher.fault:
         yield watcher.fault
-    for revision in range(start, len(changes) + 2):
+    for revision in range(watcher.start, len(changes) + 2):
         before, expected = state_after(changes[: revision - 2]), sorted(changes[revision - 2], key=lambda c: c.key)
         events = sorted(watcher.events.get(revision, []), key=lambda event: event.kv.key)
         found = [(event.kv.key, None if event.type is EventType.DELETE else event.kv.value) for event in events]
@@ -130,7 +129,7 @@ def judge_events(
         replaced = {change.key: before[change.key] for change in expected if change.key in before}
         if previous != replaced and not (compacting and previous.items() <= replaced.items()):
             yield f"revision {revision}: what was there before was told as {previous}"
-    extra = [revision for revision in watcher.events if not start <= revision < len(changes) + 2]
+    extra = [revision for revision in watcher.events if not watcher.start <= revision < len(changes) + 2]
     if extra:
         yield f"events at the revisions {extra}, which nobody made"
 
@@ -212,8 +211,8 @@ class Walk:
         watcher = Watcher(watching, start) if watching else None
         outcome = Outcome(place, killed=False)
         try:
-            acknowledged = await self._act(scenario, folder / "db", options, outcome)
-            await _judge(scenario, folder / "db", acknowledged, watcher, start, outcome)
+            acknowledged = await self._act(scenario, folder / "db", options, outcome, watcher)
+            await _judge(scenario, folder / "db", acknowledged, watcher, outcome)
         finally:
             if watcher and watching:
                 await watcher.stop()
@@ -223,7 +222,9 @@ class Walk:
         shutil.rmtree(folder)
         return outcome
 
-    async def _act(self, scenario: Scenario, path: Path, options: Sequence[str], outcome: Outcome) -> int:
+    async def _act(
+        self, scenario: Scenario, path: Path, options: Sequence[str], outcome: Outcome, watcher: Watcher | None
+    ) -> int:
         """Let the writer run into strace's trap; the last revision it acknowledged."""
         reader, conversation = await self.start("act", scenario.name, path)
         try:
@@ -233,6 +234,8 @@ class Walk:
             words = answer.split()
             if words[:1] != [b"ready"]:
                 raise RuntimeError(f"{outcome.place}: the writer is not ready: {answer!r}")
+            if watcher:
+                await watcher.reach(watcher.start + sum(len(revisions(step)) for step in scenario.prepare) - 1)
             strace = await _attach(int(words[1]), options)
             conversation.write(b"!")
             lines = (await reader.read()).splitlines()
@@ -257,7 +260,7 @@ async def _attach(pid: int, options: Sequence[str]) -> Process:
 
 
 async def _judge(
-    scenario: Scenario, path: Path, acknowledged: int, watcher: Watcher | None, start: int, outcome: Outcome
+    scenario: Scenario, path: Path, acknowledged: int, watcher: Watcher | None, outcome: Outcome
 ) -> None:
     """What the watcher and a new engine see behind the crash, and whether the plan can be carried on."""
     faults = outcome.faults
@@ -276,7 +279,7 @@ async def _judge(
         if watcher:
             await watcher.reach(stored.revision)
             outcome.seen = time.monotonic() - began
-            faults += judge_events(watcher, start, planned[:done], scenario.compacts)
+            faults += judge_events(watcher, planned[:done], scenario.compacts)
         # The next writer goes on, and so does whoever has been there all the time.
         await asyncio.wait_for(writer.carry_out(rest(scenario.plan, done)), PATIENCE)
         last = Write((write(999).changes[3],))
@@ -284,7 +287,7 @@ async def _judge(
         planned.append(last.changes)
         if watcher:
             await watcher.reach(len(planned) + 1)
-            faults += judge_events(watcher, start, planned, scenario.compacts)
+            faults += judge_events(watcher, planned, scenario.compacts)
         faults += [fault async for fault in _judge_history(await writer.open(), planned, scenario.compacts)]
     except TimeoutError:
         faults.append(f"something took more than {PATIENCE:.0f} s")
@@ -299,20 +302,31 @@ async def _judge_history(
 ) -> AsyncIterator[str]:
     """What is wrong with the store when all is done: its end, its past, and a watch from the beginning."""
     end = len(planned) + 1
-    oldest = 2
+    oldest = await _oldest(engine)
     for revision in range(2, end + 1):
         try:
             stored = await engine.range("", revision=revision)
-        except Compacted as error:
-            oldest = max(oldest, error.compact_revision + 1)  # where a watch may begin
+        except Compacted:
+            if revision >= oldest - 1:
+                yield f"revision {revision} cannot be read, a watch may start at {oldest}"
             continue
         if {kv.key: kv.value for kv in stored.kvs} != state_after(planned[: revision - 1]):
             yield f"revision {revision}, read at the end, holds {[kv.key for kv in stored.kvs]}"
     watcher = Watcher(engine, oldest)
     await watcher.reach(end)
     await watcher.stop()
-    for fault in judge_events(watcher, oldest, planned, compacts):
+    for fault in judge_events(watcher, planned, compacts):
         yield f"a new watch: {fault}"
+
+
+async def _oldest(engine: EmbeddedEngine) -> int:
+    """The first revision that a watch of everything may start at."""
+    try:
+        async with aclosing(engine.watch("", start_revision=2)) as watch:
+            await anext(watch)
+    except Compacted as error:
+        return error.compact_revision + 1
+    return 2
 
 
 def integrity(path: Path) -> str:
