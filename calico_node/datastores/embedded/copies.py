@@ -19,7 +19,7 @@ from pathlib import Path
 from attrs import frozen
 
 from calico_node.datastores.embedded.files import FileLock, Notifier, check_filesystem
-from calico_node.datastores.embedded.rows import file_uri, format_fault
+from calico_node.datastores.embedded.rows import file_uri, format_fault, is_damage
 from calico_node.datastores.embedded.store import Store
 from calico_node.errors import DatastoreError
 
@@ -225,8 +225,8 @@ def _open_sound(path: Path) -> Store | None:
 
 
 def _is_damage(error: DatastoreError) -> bool:
-    """Of the file; not a full disk, a lock or a permission."""
-    return not isinstance(error.__cause__, sqlite3.OperationalError | OSError)
+    """Of the file, or that it is no store of this release; not a full disk, a lock or a permission."""
+    return error.__cause__ is None or (isinstance(error.__cause__, sqlite3.Error) and is_damage(error.__cause__))
 
 
 def _move_aside(path: Path, kept: Path) -> bool:

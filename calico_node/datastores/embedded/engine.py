@@ -8,6 +8,7 @@ their own connection and never wait for the lock.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 from collections import deque
@@ -63,6 +64,7 @@ class EmbeddedEngine:
         self._data_version = 0
         self._head = 0
         self._tail: _Tail | None = None
+        self._reopen_fault = ""  # of the file that has taken the place
         self._closed = False
         self._lock: FileLock
         self._notifier: Notifier
@@ -111,9 +113,14 @@ class EmbeddedEngine:
                     # An empty one in its place would tell every node of this host to take everything down; and of an
                     # emptied one SQLite would remove the write-ahead log too.
                     raise DatastoreError(
-                        f"{path}: the datastore's file is gone or empty; put it back, or, to begin anew, stop every "
-                        f"calico-node process on this host and remove {path}-lock"
+                        f"{path}: the datastore's file is gone or empty; put it back, or a backup with 'calicoctl "
+                        "datastore restore FILE', or, to begin anew, stop every calico-node process on this host and "
+                        f"remove {path}-lock"
                     )
+                if path.is_dir():
+                    raise DatastoreError(f"{path}: is a folder; set CALICO_DATASTORE_PATH to a file")
+                if path.exists() and not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
                 # Made here for its mode; never opened by us otherwise: closing any descriptor of the file would
                 # drop the POSIX locks that SQLite holds on it for the whole process.
                 try:
@@ -142,7 +149,10 @@ class EmbeddedEngine:
     def _require_file(self, store: Store) -> None:
         """Never make an empty store in place of one that vanished: its readers would tear everything down."""
         if store.replaced():
-            raise DatastoreError(f"{self.path}: the datastore's file has been moved away, emptied or replaced")
+            fault = (
+                self._reopen_fault or f"{self.path}: the datastore's file has been moved away, emptied or replaced"
+            )
+            raise DatastoreError(fault)
 
     def _flush(self) -> None:
         """Carry out the queued writes, up to ``_GROUP`` in one SQLite transaction."""
@@ -189,15 +199,21 @@ class EmbeddedEngine:
         return not self.path.exists() or self.path.stat().st_size == 0
 
     def _reopen(self) -> None:
-        """After the file came back (or another took its place)."""
+        """After the file came back, another took its place, or it could not be read."""
         if self._vanished():
+            self._reopen_fault = ""
             raise DatastoreError(f"{self.path}: the datastore's file is gone or empty")
         with self._lock:
             self._reader.close()
             self._writer.close()
             # Should opening fail, both still count as replaced, and opening is tried again.
             self._reader.inode = self._writer.inode = (0, 0)
-            self._open_stores()
+            try:
+                self._open_stores()
+            except DatastoreError as error:
+                self._reopen_fault = str(error)
+                raise
+            self._reopen_fault = ""
 
     def _close_files(self) -> None:
         with self._lock:
@@ -283,7 +299,7 @@ class EmbeddedEngine:
                 await asyncio.sleep(_LOOK_PERIOD)
 
     async def _look_once(self) -> None:
-        if self._reader.replaced():
+        if self._reader.replaced() or self._reader.damaged or self._writer.damaged:
             # Both threads must be idle while the connections change.
             await self._in_thread(self._read_thread, lambda: self._write_thread.submit(self._reopen).result())
             self._wake()

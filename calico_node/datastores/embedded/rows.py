@@ -32,6 +32,8 @@ CREATE TABLE lease (id INTEGER PRIMARY KEY, ttl INTEGER NOT NULL, boot TEXT NOT 
 
 COLUMNS = "h.id, h.key, h.value, h.create_revision, h.version, h.lease"
 Row = tuple[int, bytes, bytes | None, int, int, int]
+_VALUES = (bytes, type(None))
+_REVISIONS = 1 << (63 - SHIFT)
 
 
 def format_fault(db: sqlite3.Connection) -> str:
@@ -47,6 +49,25 @@ def format_fault(db: sqlite3.Connection) -> str:
     return ""
 
 
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether the file is at fault; not a lock, a full disk or a permission."""
+    return any(words in str(error) for words in ("not a database", "malformed", "Could not decode", "no such table"))
+
+
+def advised(path: Path, error: sqlite3.Error) -> str:
+    """What SQLite says of the store at ``path``, and what to do about it."""
+    text = str(error)
+    if is_damage(error):
+        return (
+            f"{text}; 'calicoctl datastore restore FILE --force' puts a backup in its place; without one, stop every "
+            f"calico-node process on this host, move {path.name}, {path.name}-wal, {path.name}-shm and "
+            f"{path.name}-lock away and start afresh"
+        )
+    if "unable to open" in text or "readonly" in text:
+        return f"{text}; this user has to be able to write it and its folder (CALICO_DATASTORE_PATH says where it is)"
+    return text
+
+
 def file_uri(path: Path, options: str) -> str:
     """The name under which SQLite opens ``path``, with ``options`` such as ``mode=rw``."""
     name = str(path.absolute()).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
@@ -60,14 +81,60 @@ def prefix_end(prefix: bytes) -> bytes | None:
 
 
 def key_value(row: Row) -> KeyValue:
-    event, key, value, create_revision, version, lease = row
-    return KeyValue(bytes(key).decode(), bytes(value or b""), create_revision, event >> SHIFT, version, lease)
+    """Raises ``sqlite3.DatabaseError`` for what no store has written: the file is damaged."""
+    event, key, value, created, version, lease = row
+    if (
+        type(key) is not bytes
+        or type(value) not in _VALUES
+        or not (type(created) is type(version) is type(lease) is int)
+    ):
+        raise sqlite3.DatabaseError(f"record {event} is malformed")
+    try:
+        return KeyValue(key.decode(), value or b"", created, event >> SHIFT, version, lease)
+    except UnicodeDecodeError:
+        raise sqlite3.DatabaseError(f"the key of record {event} is malformed") from None
 
 
 def event_of(row: tuple[int | bytes | None, ...]) -> Event:
     kv = key_value(row[:6])  # type: ignore[arg-type]
     previous = key_value(row[6:]) if row[6] is not None and row[8] is not None else None  # type: ignore[arg-type]
     return Event(EventType.DELETE if row[2] is None else EventType.PUT, kv, previous)
+
+
+class Meta:
+    """The table of single values.  Raises ``sqlite3.DatabaseError`` for one that is not as it was made."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def number(self, name: str) -> int:
+        """A revision."""
+        value = self._value(name)
+        if type(value) is not int or not 0 <= value < _REVISIONS:
+            raise self._malformed(name)
+        return value
+
+    def seconds(self, name: str) -> float:
+        value = self._value(name)
+        if not isinstance(value, int | float):
+            raise self._malformed(name)
+        return value
+
+    def text(self, name: str) -> str:
+        value = self._value(name)
+        if not isinstance(value, str):
+            raise self._malformed(name)
+        return value
+
+    def set(self, name: str, value: str | float) -> None:
+        self._db.execute("UPDATE meta SET value = ? WHERE name = ?", (value, name))
+
+    def _value(self, name: str) -> object:
+        row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return None if row is None else row[0]
+
+    def _malformed(self, name: str) -> sqlite3.DatabaseError:
+        return sqlite3.DatabaseError(f"the record {name!r} is missing or malformed")
 
 
 class EventWriter:

@@ -21,9 +21,12 @@ from calico_node.datastores.embedded.rows import (
     SCHEMA,
     SHIFT,
     EventWriter,
+    Meta,
+    advised,
     event_of,
     file_uri,
     format_fault,
+    is_damage,
     key_value,
     prefix_end,
 )
@@ -90,6 +93,8 @@ class Store:
     ) -> None:
         """Open, and create when ``writable``; under the lock."""
         self.path = path
+        self.damaged = False
+        """Whether something could not be read; what SQLite keeps in memory may outlast a repair."""
         self._durability = durability
         self._clock = clock or Clock.system()
         self._truncate_above = _WAL_TRUNCATE_BYTES
@@ -102,7 +107,8 @@ class Store:
                 timeout=_BUSY_SECONDS,
             )
         except sqlite3.Error as error:
-            raise DatastoreError(f"{path}: {error}") from None
+            raise DatastoreError(f"{path}: {advised(path, error)}") from None
+        self._meta = Meta(self._db)
         try:
             with self._errors():
                 self._prepare(writable)
@@ -130,7 +136,7 @@ class Store:
         execute(f"PRAGMA journal_size_limit = {_WAL_KEPT_BYTES}")
         if not writable:
             execute("PRAGMA query_only = 1")
-        self.id = str(self._meta("id"))
+        self.id = self._meta.text("id")
 
     def _create(self) -> None:
         execute = self._db.execute
@@ -158,24 +164,8 @@ class Store:
         try:
             yield
         except sqlite3.DatabaseError as error:
-            text = str(error)
-            if "not a database" in text or "malformed" in text:
-                raise DatastoreError(
-                    f"{self.path}: {text}; stop every calico-node process on this host, move {self.path.name}, "
-                    f"{self.path.name}-wal and {self.path.name}-shm away, and restore a copy, or move "
-                    f"{self.path.name}-lock away too and start afresh"
-                ) from error
-            raise DatastoreError(f"{self.path}: {text}") from error
-
-    def _meta(self, name: str) -> int | str | float:
-        row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
-        if row is None:
-            raise DatastoreError(f"{self.path}: the record {name!r} is missing; the file is damaged")
-        value: int | str | float = row[0]
-        return value
-
-    def _set_meta(self, name: str, value: int | str | float) -> None:
-        self._db.execute("UPDATE meta SET value = ? WHERE name = ?", (value, name))
+            self.damaged = self.damaged or is_damage(error)
+            raise DatastoreError(f"{self.path}: {advised(self.path, error)}") from error
 
     def replaced(self) -> bool:
         """Whether the path no longer leads to the file that is open here, or that file was emptied."""
@@ -193,8 +183,8 @@ class Store:
         with self._errors():
             self._db.execute("BEGIN")
             try:
-                self.id = str(self._meta("id"))  # another after a restore
-                yield int(self._meta("revision"))
+                self.id = self._meta.text("id")  # another after a restore
+                yield self._meta.number("revision")
             finally:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
@@ -223,7 +213,7 @@ class Store:
         return None if row is None else key_value(row)
 
     def _check_revision(self, revision: int, current: int) -> None:
-        compacted = int(self._meta("compacted"))
+        compacted = self._meta.number("compacted")
         if revision < compacted:
             raise Compacted(compacted)
         if revision > current:
@@ -252,8 +242,8 @@ class Store:
                     "GROUP BY key) l JOIN history h ON h.id = l.id WHERE h.value IS NOT NULL ORDER BY h.key LIMIT ?",
                     (*bounds, (revision + 1) << SHIFT, count),
                 ).fetchall()
-        more = 0 < limit < len(rows)
-        return RangeResult(tuple(map(key_value, rows[:limit] if more else rows)), current, more)
+            more = 0 < limit < len(rows)
+            return RangeResult(tuple(map(key_value, rows[:limit] if more else rows)), current, more)
 
     def events(self, prefix: str, start_revision: int, limit: int) -> WatchBatch:
         """Events of ``prefix`` from ``start_revision`` on, at most about ``limit``, never part of a revision.
@@ -263,7 +253,7 @@ class Store:
         low = prefix_bytes(prefix)
         end = prefix_end(low)
         with self._snapshot() as revision:
-            compacted = int(self._meta("compacted"))
+            compacted = self._meta.number("compacted")
             if max(start_revision - 1, 1) < compacted:
                 raise Compacted(compacted)
             if start_revision > revision:
@@ -303,7 +293,7 @@ class Store:
                 other.backup(self._db)
             finally:
                 other.close()
-            self.id = str(self._meta("id"))
+            self.id = self._meta.text("id")
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -326,7 +316,7 @@ class Store:
         succeeded = all(self._holds(compare) for compare in compares)
         operations = success if succeeded else failure
         self._check_leases(operations)
-        revision = int(self._meta("revision"))
+        revision = self._meta.number("revision")
         writer = EventWriter(self._db, revision + 1)
         responses: list[KeyValue | None] = []
         for operation in operations:
@@ -341,7 +331,7 @@ class Store:
                 responses.append(previous)
         if writer.position:
             revision += 1
-            self._set_meta("revision", revision)
+            self._meta.set("revision", revision)
         return TxnResult(succeeded, revision, tuple(responses))
 
     def _holds(self, compare: Compare) -> bool:
@@ -359,7 +349,9 @@ class Store:
         row = self._db.execute("SELECT ttl FROM lease WHERE id = ?", (lease,)).fetchone()
         if row is None:
             raise lease_missing(lease)
-        return int(row[0])
+        if type(row[0]) is not int:
+            raise sqlite3.DatabaseError(f"lease {lease} is malformed")
+        return row[0]
 
     # Leases
 
@@ -387,7 +379,7 @@ class Store:
         They are one commit, so that a read finds all or none; and a watch is not given all at once.
         """
         self._db.execute("DELETE FROM lease WHERE id = ?", (lease,))
-        first = int(self._meta("revision")) + 1
+        first = self._meta.number("revision") + 1
         events = self._db.execute(
             f"INSERT INTO history SELECT (? + n / {MOST_DELETIONS}) << {SHIFT} | n % {MOST_DELETIONS}, "
             "key, NULL, 0, 0, 0 "
@@ -396,7 +388,7 @@ class Store:
         ).rowcount
         if events:
             self._db.execute("DELETE FROM live WHERE lease = ?", (lease,))
-            self._set_meta("revision", first + (events - 1) // MOST_DELETIONS)
+            self._meta.set("revision", first + (events - 1) // MOST_DELETIONS)
 
     def _expired(self) -> list[int]:
         # A lease of an earlier boot has run out: no process that could have kept it alive has survived.
@@ -416,24 +408,24 @@ class Store:
 
     def compact(self, revision: int) -> None:
         """Inside ``writing``: forget history before ``revision``; ``sweep`` then removes the rows."""
-        current, compacted = int(self._meta("revision")), int(self._meta("compacted"))
+        current, compacted = self._meta.number("revision"), self._meta.number("compacted")
         if revision > current:
             raise DatastoreError(f"revision {revision} is in the future; the store is at {current}")
         if revision <= compacted:
             raise Compacted(compacted)
-        self._set_meta("compacted", revision)
+        self._meta.set("compacted", revision)
 
     def _mark_age(self) -> float:
-        if self._meta("mark_boot") != self._clock.boot:
+        if self._meta.text("mark_boot") != self._clock.boot:
             return COMPACTION_PERIOD + 1
-        return self._clock.now() - float(self._meta("mark_time"))
+        return self._clock.now() - self._meta.seconds("mark_time")
 
     def maintenance_due(self) -> bool:
         """Whether ``maintain`` has something to do; a read."""
         with self._snapshot():
             return bool(
                 self._expired()
-                or int(self._meta("swept")) < int(self._meta("compacted"))
+                or self._meta.number("swept") < self._meta.number("compacted")
                 or self._mark_age() > COMPACTION_PERIOD
             )
 
@@ -444,18 +436,18 @@ class Store:
         """
         changed = self.expire_leases() > 0
         if self._mark_age() > COMPACTION_PERIOD:
-            mark = int(self._meta("mark"))
-            if mark > int(self._meta("compacted")):
-                self._set_meta("compacted", mark)
-            self._set_meta("mark", int(self._meta("revision")))
-            self._set_meta("mark_boot", self._clock.boot)
-            self._set_meta("mark_time", self._clock.now())
+            mark = self._meta.number("mark")
+            if mark > self._meta.number("compacted"):
+                self._meta.set("compacted", mark)
+            self._meta.set("mark", self._meta.number("revision"))
+            self._meta.set("mark_boot", self._clock.boot)
+            self._meta.set("mark_time", self._clock.now())
         self._sweep()
         return changed
 
     def _sweep(self) -> None:
         """Remove rows that compaction made unreachable: work follows the events since the last sweep."""
-        compacted, swept = int(self._meta("compacted")), int(self._meta("swept"))
+        compacted, swept = self._meta.number("compacted"), self._meta.number("swept")
         if swept >= compacted:
             return
         until = min(swept + _SWEEP_REVISIONS, compacted)
@@ -468,7 +460,7 @@ class Store:
         self._db.execute(
             "DELETE FROM history WHERE value IS NULL AND id >= ? AND id < ?", (low, min(high, compacted << SHIFT))
         )
-        self._set_meta("swept", until)
+        self._meta.set("swept", until)
 
     def checkpoint(self) -> None:
         """Under the lock: keep the WAL bounded."""

@@ -193,7 +193,7 @@ async def test_a_foreign_sqlite_file_is_refused(path: Path) -> None:
 
 async def test_a_damaged_file_is_refused(path: Path) -> None:
     path.write_bytes(b"not a database at all" * 100)
-    with pytest.raises(DatastoreError, match=r"datastore\.db: file is not a database; stop every"):
+    with pytest.raises(DatastoreError, match=r"datastore\.db: file is not a database; 'calicoctl datastore restore"):
         await EmbeddedEngine.open(path)
 
 
