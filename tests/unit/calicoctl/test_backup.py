@@ -49,6 +49,17 @@ def test_a_lost_datastore_is_restored(run: Run) -> None:
     assert pools(run) == ["first"]
 
 
+def test_a_look_at_a_lost_datastore_does_not_stand_in_the_way(run: Run) -> None:
+    apply(run, "first", "10.65.0.0/24")
+    assert run("datastore", "backup", "copy").status == 0
+    for end in ("", "-wal", "-shm", "-lock"):
+        Path(f"{STORE}{end}").unlink(missing_ok=True)
+    assert pools(run) == []
+    result = run("datastore", "restore", "copy")
+    assert result.status == 0, result.err
+    assert pools(run) == ["first"]
+
+
 def test_what_is_there_is_replaced_only_when_told(run: Run) -> None:
     apply(run, "first", "10.65.0.0/24")
     assert run("datastore", "backup", "copy").status == 0
