@@ -75,8 +75,8 @@ def backup(path: Path, target: Path, *, replace: bool = False) -> Contents:
 def restore(path: Path, source: Path, *, replace: bool = False) -> Restored:
     """Put the copy ``source`` in the place of the store at ``path``; nodes that run go on with it.
 
-    A store that holds anything is refused unless ``replace``, and is kept beside the new one.  A process killed here leaves
-    the old one or the new one.  Raises ``DatastoreError``.
+    A store that holds anything is refused unless ``replace``, and is kept beside the new one.  A process killed here
+    leaves the old one or the new one.  Raises ``DatastoreError``.
     """
     path = _real(path)
     with _said(path):
