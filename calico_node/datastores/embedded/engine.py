@@ -309,7 +309,8 @@ class EmbeddedEngine:
         if version != self._data_version:
             self._data_version = version
             self._wake()
-        if await self._read(lambda store: store.maintenance_due()):
+        # In slices, between which writes go on; all that is due, or sustained writes would outrun it.
+        while await self._read(lambda store: store.maintenance_due()):
             await self._in_thread(self._write_thread, self._maintain)
 
     async def _renew_notifier(self) -> None:

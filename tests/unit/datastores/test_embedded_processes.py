@@ -168,6 +168,20 @@ async def test_the_wal_stays_bounded(path: Path) -> None:
     assert size < 24 << 20
 
 
+async def test_compaction_removes_faster_than_one_writes(path: Path) -> None:
+    engine = await EmbeddedEngine.open(path)
+    for _ in range(60):
+        await asyncio.gather(*(engine.put(f"/{number % 10}", b"") for number in range(100)))
+    await engine.compact((await engine.get("/0"))[1])
+    for _ in range(30):
+        if not await engine._read(lambda store: store.maintenance_due()):
+            break
+        await asyncio.sleep(0.2)
+    rows = await engine._read(lambda store: store._db.execute("SELECT count(*) FROM history").fetchone()[0])
+    assert rows == 10
+    await engine.close()
+
+
 async def test_a_slow_watch_is_read_in_slices(path: Path) -> None:
     engine = await EmbeddedEngine.open(path)
     for _ in range(25):
