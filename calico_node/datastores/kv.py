@@ -88,6 +88,10 @@ class Event:
     prev: KeyValue | None = None
 
 
+SLICE_BYTES = 4 << 20
+"""Of values, in a batch of what a watch has missed: about so many at most, or one revision."""
+
+
 @frozen
 class WatchBatch:
     """All events of the watched prefix up to and including ``revision``; no events means progress alone."""

@@ -31,6 +31,7 @@ from calico_node.datastores.embedded.rows import (
     prefix_end,
 )
 from calico_node.datastores.kv import (
+    SLICE_BYTES,
     Compare,
     CompareTarget,
     Event,
@@ -246,7 +247,8 @@ class Store:
             return RangeResult(tuple(map(key_value, rows[:limit] if more else rows)), current, more)
 
     def events(self, prefix: str, start_revision: int, limit: int) -> WatchBatch:
-        """Events of ``prefix`` from ``start_revision`` on, at most about ``limit``, never part of a revision.
+        """Events of ``prefix`` from ``start_revision`` on: about ``limit`` and ``SLICE_BYTES`` at most, and whole
+        revisions alone.
 
         An empty batch at ``start_revision - 1`` (or before) says that nothing has happened yet.
         """
@@ -267,11 +269,14 @@ class Store:
             )
             bounds = (low,) if end is None else (low, end)
             found: list[Event] = []
+            size = 0
             for row in self._db.execute(query, (max(start_revision, 0) << SHIFT, *bounds)):
                 event = event_of(row)
-                if len(found) >= limit and event.kv.mod_revision != found[-1].kv.mod_revision:
+                enough = len(found) >= limit or size >= SLICE_BYTES
+                if enough and event.kv.mod_revision != found[-1].kv.mod_revision:
                     return WatchBatch(found[-1].kv.mod_revision, tuple(found))
                 found.append(event)
+                size += len(event.kv.value) + (len(event.prev.value) if event.prev else 0)
         return WatchBatch(revision, tuple(found))
 
     def copy_to(self, target: Path) -> None:

@@ -27,7 +27,7 @@ from calico_node.datastores.etcd.connection import (
     metadata,
 )
 from calico_node.datastores.etcd.messages import events
-from calico_node.datastores.kv import WatchBatch
+from calico_node.datastores.kv import SLICE_BYTES, WatchBatch
 from calico_node.datastores.limits import prefix_bytes
 from calico_node.errors import Compacted, DatastoreError
 
@@ -168,7 +168,7 @@ class _Stream:
         """
         revision, unconfirmed = self._start - 1, 0
         questions = _Questions()
-        fragments: list[Any] = []
+        fragments = _Fragments()
         self._reading = asyncio.ensure_future(self._call.read())
         while True:
             # Others' answers may tell meanwhile that the store has moved on.
@@ -188,18 +188,15 @@ class _Stream:
             confirms = questions.answered(progress=not answer.events and not answer.created)
             if answer.created:
                 continue
-            fragments.extend(answer.events)
-            if answer.fragment:
-                continue
-            if fragments:
+            whole = fragments.whole(answer)
+            if whole:
                 unconfirmed = 0
-                newest, new = fragments[-1].kv.mod_revision, events(fragments, self._start)
-                fragments = []
+                newest, new = whole[-1].kv.mod_revision, events(whole, self._start)
                 if newest >= self._start:
                     revision = max(revision, newest)
                     yield WatchBatch(revision, new)
                     questions.resumed()
-            else:
+            elif not answer.fragment:
                 if confirms and unconfirmed > revision:
                     revision = unconfirmed
                     yield WatchBatch(revision)
@@ -260,6 +257,28 @@ class _Stream:
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
+
+
+class _Fragments:
+    """Answers that come in pieces, put together; large ones in several slices, so that memory holds them."""
+
+    def __init__(self) -> None:
+        self._held: list[Any] = []
+        self._bytes = 0
+
+    def whole(self, answer: Any) -> list[Any]:
+        """The events of whole revisions that are there with ``answer``; none while it pays to wait for more."""
+        self._held.extend(answer.events)
+        self._bytes += answer.ByteSize()
+        if answer.fragment and self._bytes < SLICE_BYTES:
+            return []
+        # The last revision may go on in the next fragment.
+        end = len(self._held)
+        while answer.fragment and end and self._held[end - 1].kv.mod_revision == self._held[-1].kv.mod_revision:
+            end -= 1
+        whole, self._held = self._held[:end], self._held[end:]
+        self._bytes = 0
+        return whole
 
 
 class _Questions:

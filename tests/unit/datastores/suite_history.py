@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 import pytest
 
-from calico_node.datastores.kv import Delete, Event, KVEngine, Put, WatchBatch
+from calico_node.datastores.kv import SLICE_BYTES, Delete, Event, KVEngine, Put, WatchBatch
 from calico_node.errors import Compacted, DatastoreError
 
 Restart = Callable[[], Awaitable[KVEngine]]
@@ -184,6 +184,26 @@ class HistorySuite:
                 assert not waiting.done()
                 waiting.cancel()
                 await asyncio.gather(waiting, return_exceptions=True)
+
+    async def test_a_backlog_of_large_values_comes_in_slices_of_whole_revisions(self, engine: KVEngine) -> None:
+        """A watch that was away may have missed more than fits in memory."""
+        start = (await engine.get("/t/"))[1] + 1
+        for number in range(12):
+            await engine.txn([], [Put(key, b"%06d" % number * 100_000) for key in ("/t/a", "/t/b")])
+        slices: list[tuple[Event, ...]] = []
+        async with asyncio.timeout(20), aclosing(engine.watch("/t/", start_revision=start)) as watch:
+            async for batch in watch:
+                slices.append(batch.events)
+                if batch.revision == start + 11:
+                    break
+        events = [event for batch in slices for event in batch]
+        assert [(e.kv.key, e.kv.mod_revision - start, int(e.kv.value[:6])) for e in events] == [
+            (key, number, number) for number in range(12) for key in ("/t/a", "/t/b")
+        ]
+        sizes = [sum(len(e.kv.value) + len(e.prev.value if e.prev else b"") for e in batch) for batch in slices]
+        assert max(sizes) <= 2 * SLICE_BYTES
+        assert sum(sizes) > 4 * SLICE_BYTES
+        assert all(len(batch) % 2 == 0 for batch in slices)
 
     async def test_a_deleted_key_has_no_past_when_it_comes_again(self, engine: KVEngine) -> None:
         start = await engine.put("/t/a", b"1")
