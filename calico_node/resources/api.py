@@ -9,6 +9,7 @@ from calico_node.errors import ValidationError
 from calico_node.resources.fields import Fault
 from calico_node.resources.kinds import KINDS, KindInfo
 from calico_node.resources.meta import API_VERSION, Resource, describe
+from calico_node.resources.readers import read_stored
 from calico_node.resources.structure import read_struct, unknown_members, write_struct
 
 _INDEX = re.compile(r"\[\d+\]")
@@ -41,7 +42,7 @@ def decode(kind: str, raw: bytes | str | dict[str, Any], *, origin: str = "") ->
     Raises ``ValidationError`` where the value is not JSON or a known field has a wrong type.
     """
     if isinstance(raw, dict):
-        data: Any = raw
+        data: Any = dict(raw)
     else:
         try:
             data = orjson.loads(raw)
@@ -52,9 +53,10 @@ def decode(kind: str, raw: bytes | str | dict[str, Any], *, origin: str = "") ->
     info = KINDS.get(kind)
     if info is None:
         raise ValidationError(f"unknown kind {kind!r}", origin=origin)
-    body = {name: value for name, value in data.items() if name not in ("kind", "apiVersion")}
+    data.pop("kind", None)
+    data.pop("apiVersion", None)
     try:
-        return read_struct(info.cls, body, False)  # type: ignore[no-any-return]
+        return read_stored(info.cls, data)  # type: ignore[no-any-return]
     except Fault as fault:
         raise as_error(fault, resource=_label(kind, data), origin=origin) from None
 

@@ -52,23 +52,22 @@ def workload_endpoint_prefix(node: str, orchestrator: str = "", workload: str = 
 
 def parse_workload_endpoint_name(name: str) -> WorkloadEndpointName:
     """The inverse of ``workload_endpoint_name``.  Raises ``ValidationError``."""
-    parts = [""]
-    for index, text in enumerate(name.split("--")):
-        first, *others = text.split("-")
-        parts[-1] += f"-{first}" if index else first
-        parts += others
-    if len(parts) != 4:
+    parts = name.replace("--", _DASH).split("-")
+    if len(parts) != 4 or _DASH in name:
         raise ValidationError(
             "does not have the four parts node-orchestrator-workload-endpoint",
             resource="WorkloadEndpoint",
             field="metadata.name",
             value=name,
         )
+    parts = [part.replace(_DASH, "-") for part in parts]
     for part, what in zip(parts, _PARTS, strict=True):
         _check_segment(part, what)
     return WorkloadEndpointName(*parts)
 
 
+_DASH = "\ud800"
+"""Stands for a dash within a part while a name is taken apart: half a character, which no sound text has."""
 _PARTS = ("node", "orchestrator", "workload", "endpoint")
 
 

@@ -55,7 +55,8 @@ class Member:
     plain JSON (an ``Any``, or a dict of them) must read as.  ``always`` writes the field even when absent (as null)
     or empty.  ``zero`` says that False, 0 and {} mean absent (Go's omitempty on a plain value); without it only
     None and "" are left out, and [] and empty maps where the attribute is declared without None.  ``pointer`` says
-    that a "" is kept and written (Go's omitempty on a pointer).
+    that a "" is kept and written (Go's omitempty on a pointer).  ``shared`` says that a map's values are few, each
+    repeated by thousands of objects: equal ones are kept once.
     """
 
     name: str = ""
@@ -68,6 +69,7 @@ class Member:
     pointer: bool = False
     required: bool = False
     limit: int | None = None
+    shared: bool = False
 
 
 @define(kw_only=True)
@@ -123,9 +125,9 @@ def plain(
     return field(factory=factory, metadata={KEY: Member(name, shape=shape, always=always)})
 
 
-def mapping(name: str = "", *, check: Check | None = None, always: bool = False) -> Any:
+def mapping(name: str = "", *, check: Check | None = None, always: bool = False, shared: bool = False) -> Any:
     """A map with string keys, absent is empty; written with sorted keys."""
-    return field(factory=dict, metadata={KEY: Member(name, check=check, always=always)})
+    return field(factory=dict, metadata={KEY: Member(name, check=check, always=always, shared=shared)})
 
 
 def always(factory: Callable[[], Any], name: str = "") -> Any:

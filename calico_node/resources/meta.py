@@ -52,7 +52,7 @@ class ObjectMeta(Struct):
     creation_timestamp: str | None = opt(check=checks.timestamp)
     deletion_timestamp: str | None = opt(check=checks.timestamp)
     deletion_grace_period_seconds: int | None = opt()
-    labels: dict[str, str] = mapping(check=checks.labels)
+    labels: dict[str, str] = mapping(check=checks.labels, shared=True)
     annotations: dict[str, str] = mapping(check=checks.annotations)
     owner_references: list[Any] = lst(shape=OwnerReference)
     finalizers: list[str] = lst()

@@ -244,7 +244,7 @@ class ProfileSpec(Struct):
 
     ingress: list[Rule] = lst(limit=MAX_RULES)
     egress: list[Rule] = lst(limit=MAX_RULES)
-    labels_to_apply: dict[str, str] = mapping(check=checks.labels)
+    labels_to_apply: dict[str, str] = mapping(check=checks.labels, shared=True)
 
 
 @define(kw_only=True)

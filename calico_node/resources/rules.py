@@ -17,6 +17,7 @@ from calico_node.resources.policy_rules import (
     check_staged_kubernetes_policy,
     check_staged_policy,
 )
+from calico_node.resources.scalars import check_port_name
 
 _SINGLETONS = ("ClusterInformation", "KubeControllersConfiguration", "IPAMConfiguration")
 _POOL_LENGTHS = {4: (20, 32), 6: (116, 128)}
@@ -198,13 +199,18 @@ def _workload_endpoint(resource: Any) -> None:
         if internal not in own:
             raise Fault("is not among ipNetworks", nat.internal_ip, f"{path}.internalIP")
     for index, port in enumerate(spec.ports):
-        _endpoint_port_protocol(port.protocol, f"spec.ports[{index}].protocol")
-        if port.name:
-            from calico_node.resources.scalars import check_port_name
+        try:
+            _workload_endpoint_port(port)
+        except Fault as fault:
+            raise fault.under(f"spec.ports[{index}]") from None
 
-            _apply(check_port_name, port.name, f"spec.ports[{index}].name")
-        elif not port.host_port:
-            raise Fault("is required where there is no hostPort", path=f"spec.ports[{index}].name")
+
+def _workload_endpoint_port(port: Any) -> None:
+    _endpoint_port_protocol(port.protocol, "protocol")
+    if port.name:
+        _apply(check_port_name, port.name, "name")
+    elif not port.host_port:
+        raise Fault("is required where there is no hostPort", path="name")
 
 
 def _bgp_configuration(resource: Any) -> None:

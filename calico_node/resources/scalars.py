@@ -1,6 +1,7 @@
 """Scalars with a text form of their own: durations, protocols, ports, AS numbers, DSCP values."""
 
 import re
+from functools import lru_cache
 from typing import Any
 
 from calico_node.resources.fields import Codec, Fault
@@ -158,6 +159,7 @@ def port_range(port: str | int) -> tuple[int, int] | None:
     return (int(low), int(high)) if colon else None
 
 
+@lru_cache(maxsize=1024)
 def check_port_name(value: str) -> str | None:
     """The rule of Kubernetes port names."""
     if (

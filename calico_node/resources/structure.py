@@ -9,9 +9,7 @@ from attrs import fields, frozen
 
 from calico_node.resources.fields import KEY, Fault, Member, Struct, json_name
 
-_STRINGS = frozenset((str,))
-_LABEL = 64
-"""Characters below which a map's value may be a label's."""
+STRINGS = frozenset((str,))
 
 Reader = Callable[[Any, bool], Any]
 Writer = Callable[[Any], Any]
@@ -21,8 +19,9 @@ Writer = Callable[[Any], Any]
 class Plan:
     """One attribute of a class, ready to be read and written.
 
-    ``optional`` says that None is a legal absent value; ``element`` is the class of a nested object, a list's items
-    or a map's values, None for scalars.  ``text`` marks the commonest field, a string without a form of its own.
+    ``kind`` is the declared type, without None where ``optional`` says that this is a legal absent value; ``element``
+    is the class of a nested object, a list's items or a map's values, None for scalars.  ``text`` marks the commonest
+    field, a string without a form of its own.
     """
 
     attribute: str
@@ -30,6 +29,7 @@ class Plan:
     member: Member
     read: Reader
     write: Writer
+    kind: Any
     optional: bool
     element: type[Struct] | None
     text: bool = False
@@ -55,8 +55,8 @@ def _make_plans(cls: type[Struct]) -> dict[str, Plan]:
         kind, optional = _strip_optional(attribute.type)
         name = member.name or json_name(attribute.name)
         read, write, element = _codec(kind, member)
-        text = read is _read_str and not member.required and not member.pointer
-        plans[name] = Plan(attribute.name, name, member, read, write, optional, element, text)
+        text = read is read_str and not member.required and not member.pointer
+        plans[name] = Plan(attribute.name, name, member, read, write, kind, optional, element, text)
     return plans
 
 
@@ -85,7 +85,7 @@ def read_struct(cls: type[Struct], data: Any, strict: bool) -> Any:
                 value = plan.read(raw, strict)
             except Fault as fault:
                 raise fault.under(name) from None
-            if not (plan.optional and _is_absent(plan, value)):
+            if not (plan.optional and is_absent(plan, value)):
                 values[plan.attribute] = value
     if extra:
         values["extra"] = extra
@@ -115,7 +115,7 @@ def write_struct(value: Struct) -> dict[str, Any]:
     for name, plan in plan_of(type(value)).items():
         item = getattr(value, plan.attribute)
         always = plan.member.always
-        if not always and _is_absent(plan, item):
+        if not always and is_absent(plan, item):
             continue
         written = None if item is None else plan.write(item)
         if plan.member.zero and not always and written == {}:
@@ -126,7 +126,7 @@ def write_struct(value: Struct) -> dict[str, Any]:
     return out
 
 
-def _is_absent(plan: Plan, value: Any) -> bool:
+def is_absent(plan: Plan, value: Any) -> bool:
     if value is None:
         return True
     if value:
@@ -171,7 +171,11 @@ def _codec(kind: Any, member: Member) -> tuple[Reader, Writer, type[Struct] | No
         return _list_reader(read), lambda values: [write(value) for value in values], element
     if origin is dict:
         read, write, element = _codec(get_args(kind)[1], member)
-        return _map_reader(read), lambda values: {key: write(values[key]) for key in sorted(values)}, element
+        return (
+            _map_reader(read, member.shared),
+            lambda values: {key: write(values[key]) for key in sorted(values)},
+            element,
+        )
     if codec is not None:
         return (lambda raw, strict: codec.read(raw)), codec.write, None
     if isinstance(kind, type) and issubclass(kind, Struct):
@@ -195,7 +199,7 @@ def _list_reader(read: Reader) -> Reader:
     def read_list(raw: Any, strict: bool) -> list[Any]:
         if not isinstance(raw, list):
             raise Fault("must be a list", raw)
-        if read is _read_str and _STRINGS.issuperset(map(type, raw)):
+        if read is read_str and STRINGS.issuperset(map(type, raw)):
             return raw.copy()
         values = []
         for index, item in enumerate(raw):
@@ -208,13 +212,12 @@ def _list_reader(read: Reader) -> Reader:
     return read_list
 
 
-def _map_reader(read: Reader) -> Reader:
+def _map_reader(read: Reader, shared: bool) -> Reader:
     def read_map(raw: Any, strict: bool) -> dict[str, Any]:
         if not isinstance(raw, dict):
             raise Fault("must be a map", raw)
-        if read is _read_str and _STRINGS.issuperset(map(type, raw.values())) and _STRINGS.issuperset(map(type, raw)):
-            # Labels: their values are few, each repeated by thousands of objects.
-            return {key: sys.intern(text) if len(text) < _LABEL else text for key, text in raw.items()}
+        if read is read_str and STRINGS.issuperset(map(type, raw.values())) and STRINGS.issuperset(map(type, raw)):
+            return {key: sys.intern(text) for key, text in raw.items()} if shared else raw.copy()
         values = {}
         for key, item in raw.items():
             if not isinstance(key, str):
@@ -228,7 +231,7 @@ def _map_reader(read: Reader) -> Reader:
     return read_map
 
 
-def _read_str(raw: Any, strict: bool) -> str:
+def read_str(raw: Any, strict: bool) -> str:
     if not isinstance(raw, str):
         hint = " (put it in quotes)" if isinstance(raw, bool | int | float) else ""
         raise Fault("must be a string" + hint, raw)
@@ -272,7 +275,7 @@ def write_float(value: float) -> int | float:
 
 
 _SCALARS: dict[Any, tuple[Reader, Writer]] = {
-    str: (_read_str, lambda value: value),
+    str: (read_str, lambda value: value),
     bool: (_read_bool, lambda value: value),
     int: (_read_int, lambda value: value),
     float: (_read_float, write_float),

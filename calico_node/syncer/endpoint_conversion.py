@@ -30,6 +30,7 @@ from calico_node.syncer.policy_conversion import (
     SERVICE_ACCOUNT_PREFIX,
 )
 
+_INHERITED = (NAMESPACE_PREFIX, SERVICE_ACCOUNT_PREFIX)
 _ENCAPSULATION = {"Always": "always", "CrossSubnet": "cross-subnet"}
 
 
@@ -44,27 +45,23 @@ def workload_endpoint(resource: Any) -> WorkloadEndpoint | None:
     spec, metadata = resource.spec, resource.metadata
     if not spec.ip_networks:
         return None
-    labels = {
-        name: value
-        for name, value in metadata.labels.items()
-        # Labels with these prefixes are inherited from profiles; a pod must not claim them itself.
-        if not name.startswith((NAMESPACE_PREFIX, SERVICE_ACCOUNT_PREFIX))
-    }
+    # Labels with these prefixes are inherited from profiles; a pod must not claim them itself.
+    labels = {name: value for name, value in metadata.labels.items() if not name.startswith(_INHERITED)}
     if spec.service_account_name:
         labels[SERVICE_ACCOUNT_LABEL] = spec.service_account_name
-    nats = [IPNat(nat.internal_ip, nat.external_ip) for nat in spec.ip_nats or ()]
+    nats = [IPNat(nat.internal_ip, nat.external_ip) for nat in spec.ip_nats] if spec.ip_nats else ()
     return WorkloadEndpoint(
         name=spec.interface_name or "",
         mac=spec.mac or "",
         profile_ids=tuple(spec.profiles or ()),
         ipv4_nets=_nets(spec.ip_networks, 4),
         ipv6_nets=_nets(spec.ip_networks, 6),
-        ipv4_nat=tuple(nat for nat in nats if ip_version(nat.internal_ip) == 4),
-        ipv6_nat=tuple(nat for nat in nats if ip_version(nat.internal_ip) == 6),
+        ipv4_nat=tuple([nat for nat in nats if ip_version(nat.internal_ip) == 4]) if nats else (),
+        ipv6_nat=tuple([nat for nat in nats if ip_version(nat.internal_ip) == 6]) if nats else (),
         labels=labels,
-        ports=_ports(port for port in spec.ports or () if port.name),
+        ports=_ports([port for port in spec.ports if port.name]) if spec.ports else (),
         generate_name=metadata.generate_name or "",
-        allow_spoofed_source_prefixes=tuple(canonical_cidr(net) for net in spec.allow_spoofed_source_prefixes or ()),
+        allow_spoofed_source_prefixes=tuple(map(canonical_cidr, spec.allow_spoofed_source_prefixes or ())),
         annotations=dict(metadata.annotations),
         qos_controls=_qos(spec.qos_controls),
     )
@@ -117,7 +114,7 @@ def ip_pool(resource: Any) -> IPPool:
 
 
 def _nets(values: Iterable[str], version: int) -> tuple[str, ...]:
-    return tuple(canonical_cidr(value) for value in values if ip_version(value) == version)
+    return tuple([canonical_cidr(value) for value in values if ip_version(value) == version])
 
 
 _PORT_PROTOCOLS = {"6": "tcp", "17": "udp", "132": "sctp"}
@@ -125,8 +122,8 @@ _PORT_PROTOCOLS = {"6": "tcp", "17": "udp", "132": "sctp"}
 
 def _ports(ports: Iterable[Any]) -> tuple[EndpointPort, ...]:
     """A protocol may be given by number; rules know it by name."""
-    protocols = ((port, str(port.protocol).lower()) for port in ports)
-    return tuple(EndpointPort(port.name, _PORT_PROTOCOLS.get(text, text), port.port) for port, text in protocols)
+    protocols = [(port, str(port.protocol).lower()) for port in ports]
+    return tuple([EndpointPort(port.name, _PORT_PROTOCOLS.get(text, text), port.port) for port, text in protocols])
 
 
 def allocation_block(raw: bytes) -> AllocationBlock:
