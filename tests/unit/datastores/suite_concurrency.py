@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 from attrs import frozen
 
@@ -13,6 +13,7 @@ from calico_node.datastores.kv import (
     Compare,
     CompareTarget,
     Delete,
+    EventType,
     Get,
     KeyValue,
     KVEngine,
@@ -20,6 +21,7 @@ from calico_node.datastores.kv import (
     Put,
     TxnResult,
 )
+from calico_node.errors import Compacted
 from tests.unit.datastores.oracle import Oracle
 from tests.unit.datastores.suite_history import events_until
 
@@ -157,3 +159,53 @@ class ConcurrencySuite:
         assert (await engine.range("/t/")).kvs == oracle.range("/t/", oracle.revision)
         async with aclosing(engine.watch("/t/", start_revision=first + 1)) as watch:
             assert await events_until(watch, oracle.revision) == oracle.events
+
+    async def test_compaction_at_the_heels_of_a_watch_loses_nothing(self, engine: KVEngine) -> None:
+        """A watch is told of every change, or that it has to list anew."""
+        keys = [f"/t/{number}" for number in range(5)]
+        known: dict[str, KeyValue] = {}
+        dice, told = random.Random(4), 0
+
+        async def write() -> int:
+            revision = 0
+            for number in range(200):
+                key = dice.choice(keys)
+                wanted: Operation = Delete(key) if dice.random() < 0.4 else Put(key, b"%d" % number)
+                revision = (await engine.txn([], [wanted])).revision
+                before = told
+                while number % 20 == 0 and told == before:  # until the watch is under way again
+                    await engine.put("/t/mark", b"")
+                    await asyncio.sleep(0.01)
+                if number % 4 == 0:
+                    with suppress(Compacted):  # nothing was written since
+                        await engine.compact(revision)
+            return (await engine.txn([], [Put("/t/end", b"")])).revision
+
+        async def follow() -> int:
+            """As a syncer does; gives the revision of the end."""
+            nonlocal told
+            while True:
+                listed = await engine.range("/t/")
+                known.clear()
+                known.update((kv.key, kv) for kv in listed.kvs)
+                if "/t/end" in known:
+                    return listed.revision
+                with suppress(Compacted):
+                    async with aclosing(engine.watch("/t/", start_revision=listed.revision + 1)) as watch:
+                        async for batch in watch:
+                            told += len(batch.events)
+                            for event in batch.events:
+                                before = known.pop(event.kv.key, None)
+                                if event.type is EventType.PUT:
+                                    assert event.kv.version == (before.version + 1 if before else 1)
+                                    known[event.kv.key] = event.kv
+                                else:
+                                    assert before is not None
+                            if "/t/end" in known:
+                                return batch.revision
+
+        async with asyncio.timeout(20):
+            written, followed = await asyncio.gather(write(), follow())
+        assert followed == written
+        assert told >= 10
+        assert {kv.key: kv for kv in (await engine.range("/t/")).kvs} == known
