@@ -19,6 +19,7 @@ from calico_node.datastores.kv import (
     TxnResult,
     WatchBatch,
 )
+from calico_node.datastores.limits import check_transaction
 
 
 class MemoryEngine:
@@ -43,9 +44,12 @@ class MemoryEngine:
     async def txn(
         self, compares: Sequence[Compare], success: Sequence[Operation], failure: Sequence[Operation] = ()
     ) -> TxnResult:
+        check_transaction(compares, success, failure)
         holds = all(self._holds(compare) for compare in compares)
         operations = success if holds else failure
-        writes = any(not isinstance(operation, Get) for operation in operations)
+        writes = any(
+            isinstance(each, Put) or (isinstance(each, Delete) and each.key in self.data) for each in operations
+        )
         if writes:
             self.revision += 1
             self.writes += 1
