@@ -7,6 +7,7 @@ WorkloadEndpoints (``node--1-k8s-web--0-eth0``).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 from attrs import frozen
 
@@ -45,6 +46,7 @@ def resource_key(kind: str, name: str, namespace: str = "") -> str:
     return kind_prefix(kind, namespace) + name
 
 
+@lru_cache(maxsize=16384)
 def parse_resource_key(key: str) -> ResourceName | None:
     """The resource a key names; None for a key of another shape or of an unknown plural."""
     if not key.startswith(RESOURCES_PREFIX):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -34,6 +35,7 @@ _INHERITED = (NAMESPACE_PREFIX, SERVICE_ACCOUNT_PREFIX)
 _ENCAPSULATION = {"Always": "always", "CrossSubnet": "cross-subnet"}
 
 
+@lru_cache(maxsize=16384)
 def workload_endpoint_key(namespace: str, name: str) -> WorkloadEndpointKey:
     """Raises ``ValidationError`` for a name that is not of four segments."""
     parts = parse_workload_endpoint_name(name)
@@ -121,9 +123,14 @@ _PORT_PROTOCOLS = {"6": "tcp", "17": "udp", "132": "sctp"}
 
 
 def _ports(ports: Iterable[Any]) -> tuple[EndpointPort, ...]:
+    return tuple([_port(port.name, port.protocol, port.port) for port in ports])
+
+
+@lru_cache(maxsize=1024)  # the same few ports over and over
+def _port(name: str, protocol: str | int, number: int) -> EndpointPort:
     """A protocol may be given by number; rules know it by name."""
-    protocols = [(port, str(port.protocol).lower()) for port in ports]
-    return tuple([EndpointPort(port.name, _PORT_PROTOCOLS.get(text, text), port.port) for port, text in protocols])
+    text = str(protocol).lower()
+    return EndpointPort(name, _PORT_PROTOCOLS.get(text, text), number)
 
 
 def allocation_block(raw: bytes) -> AllocationBlock:

@@ -52,6 +52,8 @@ Processor: TypeAlias = Callable[[ResourceName, Any], Values]
 OnRejected: TypeAlias = Callable[[str, str | None], None]
 """Told ``(object, reason)`` when a stored object is left out, ``(object, None)`` when it is sound or gone again."""
 
+_NOTHING: Values = {}
+
 IPAM_ASSIGNMENT = "/calico/ipam/v2/assignment/"
 IPAM_HOST = "/calico/ipam/v2/host/"
 
@@ -268,36 +270,32 @@ class Translator:
 
     def translate(self, key: str, stored: KeyValue | None) -> list[tuple[Key, object | None]]:
         """What changes in the v1 view now that ``stored`` is at ``key`` (None: nothing is)."""
-        title = key
+        name = parse_resource_key(key)
         try:
-            title, values = self._values(key, stored)
-            self._sound(title)
+            if name is not None:
+                values = self._resource_values(name, stored)
+            else:
+                values = {} if key.startswith(RESOURCES_PREFIX) else _ipam_values(key, stored)
+            if self._rejected:
+                self._sound(str(name or key))
         except Exception as error:
             # Also for a document of a shape that no writer of ours or Calico's makes, or nested beyond measure: it is
             # left out, and all else goes on.
-            self._reject(title, error, stored.mod_revision if stored is not None else 0)
+            self._reject(str(name or key), str(error), stored.mod_revision if stored is not None else 0)
             values = {}
         return self._settle(key, values)
 
-    def _values(self, key: str, stored: KeyValue | None) -> tuple[str, Values]:
-        if key.startswith(RESOURCES_PREFIX):
-            name = parse_resource_key(key)
-            if name is None:
-                return key, {}
-            processor = self._wanted.processors.get(name.kind)
-            if processor is None or stored is None:
-                return str(name), {}
-            if name.name == DEFAULT_ALLOW and name.kind == "Profile":
-                return str(name), {}  # built in; what is stored under its name counts nowhere
-            if self._wanted.own_node and name.kind == "Node" and name.name != self._wanted.own_node:
-                return str(name), {}
-            try:
-                resource = read_resource(name.kind, stored)
-                validate(resource)
-                return str(name), processor(name, resource)
-            except Exception as error:
-                raise _Rejected(str(name), str(error)) from error
-        return key, _ipam_values(key, stored)
+    def _resource_values(self, name: ResourceName, stored: KeyValue | None) -> Values:
+        processor = self._wanted.processors.get(name.kind)
+        if processor is None or stored is None:
+            return {}
+        if name.name == DEFAULT_ALLOW and name.kind == "Profile":
+            return {}  # built in; what is stored under its name counts nowhere
+        if self._wanted.own_node and name.kind == "Node" and name.name != self._wanted.own_node:
+            return {}
+        resource = read_resource(name.kind, stored)
+        validate(resource)
+        return processor(name, resource)
 
     def _sound(self, title: str) -> None:
         if self._rejected.pop(title, None) is not None:
@@ -305,10 +303,7 @@ class Translator:
             if self._on_rejected is not None:
                 self._on_rejected(title, None)
 
-    def _reject(self, title: str, error: Exception, revision: int) -> None:
-        if isinstance(error, _Rejected):
-            title = error.title
-        reason = str(error)
+    def _reject(self, title: str, reason: str, revision: int) -> None:
         if self._rejected.get(title) != reason or self._warned.get(title) != revision:
             self._rejected[title], self._warned[title] = reason, revision
             _log.warning("%s: the stored object is left out: %s", title, reason)
@@ -316,7 +311,7 @@ class Translator:
                 self._on_rejected(title, reason)
 
     def _settle(self, stored_key: str, values: Values) -> list[tuple[Key, object | None]]:
-        old = self._given.pop(stored_key, {})
+        old = self._given.pop(stored_key, _NOTHING)
         if values:
             self._given[stored_key] = values
         changes: list[tuple[Key, object | None]] = []
@@ -344,12 +339,6 @@ class Translator:
             else:
                 self._rivals.setdefault(key, set()).add(stored_key)
         return changes
-
-
-class _Rejected(ValidationError):
-    def __init__(self, title: str, reason: str) -> None:
-        super().__init__(reason)
-        self.title = title
 
 
 def _ipam_values(key: str, stored: KeyValue | None) -> Values:
