@@ -14,6 +14,7 @@ import os
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -200,10 +201,11 @@ class EmbeddedEngine:
 
     def _reopen(self) -> None:
         """After the file came back, another took its place, or it could not be read."""
-        if self._vanished():
-            self._reopen_fault = ""
-            raise DatastoreError(f"{self.path}: the datastore's file is gone or empty")
+        # Taken first: where the lock file is lost too, it is made anew and keeps newcomers from an empty store.
         with self._lock:
+            if self._vanished():
+                self._reopen_fault = ""
+                raise DatastoreError(f"{self.path}: the datastore's file is gone or empty")
             self._reader.close()
             self._writer.close()
             # Should opening fail, both still count as replaced, and opening is tried again.
@@ -216,9 +218,11 @@ class EmbeddedEngine:
             self._reopen_fault = ""
 
     def _close_files(self) -> None:
-        with self._lock:
+        with suppress(FileNotFoundError), self._lock:  # whose folder may be gone
             self._reader.close()
             self._writer.close()
+        self._reader.close()
+        self._writer.close()
         self._lock.close()
         self._notifier.close()
 

@@ -95,7 +95,12 @@ class FileLock:
         fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def _renew(self) -> None:
-        remembers, fd = self.remembers, self._open()
+        remembers = self.remembers
+        try:
+            fd = self._open()
+        except OSError:  # its folder is gone
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+            raise
         os.close(self._fd)
         self._fd = fd
         if remembers:

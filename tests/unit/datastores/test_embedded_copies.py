@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sqlite3
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -134,8 +135,9 @@ async def test_a_lost_store_comes_back_under_running_engines(engine: EmbeddedEng
     watching = asyncio.create_task(_until_compacted(others[0], last + 1, seen))
     await asyncio.sleep(0.05)
     lose(path)
-    with pytest.raises(DatastoreError):
-        await engine.put("/a", b"2")
+    await asyncio.sleep(2.5)
+    with pytest.raises(DatastoreError, match=r"put it back, or a backup with 'calicoctl datastore restore FILE'"):
+        await EmbeddedEngine.open(path)  # nor does anybody else begin anew
     restored = copies.restore(path, copy)
     assert restored.kept is None
     assert await soon(lambda: stored(engine)) == {"/a": b"1", "/b": b"1"}
@@ -151,6 +153,20 @@ async def test_a_lost_store_comes_back_under_running_engines(engine: EmbeddedEng
     assert set(await stored(newcomer)) == {"/a", "/b", "/c"}
     for other in (*others, newcomer):
         await other.close()
+
+
+async def test_a_lost_folder_is_told_and_comes_back(path: Path, copy: Path) -> None:
+    engine, closed = await EmbeddedEngine.open(path), await EmbeddedEngine.open(path)
+    await engine.put("/a", b"1")
+    copies.backup(path, copy)
+    shutil.rmtree(path.parent)
+    with pytest.raises(DatastoreError, match=r"datastore\.db"):
+        await engine.put("/a", b"2")
+    await closed.close()
+    copies.restore(path, copy)
+    assert await soon(lambda: stored(engine)) == {"/a": b"1"}
+    await engine.put("/a", b"3")
+    await engine.close()
 
 
 async def _until_compacted(engine: EmbeddedEngine, revision: int, seen: list[str]) -> None:
