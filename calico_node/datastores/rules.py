@@ -290,12 +290,13 @@ async def _delete_with_node(client: Client, name: str) -> None:
 
 
 async def ensure_initialized(client: Client, calico_version: str, cluster_type: str) -> None:
-    await _ensure_cluster_information(client, calico_version, cluster_type)
     for name, order, action in BUILTIN_TIERS:
         try:
             await client.get("Tier", name)
         except ResourceDoesNotExist:
             await _create(client, "Tier", name, {"order": order, "defaultAction": action})
+    # Last: calicoctl takes it for a sign that the rest is there.
+    await _ensure_cluster_information(client, calico_version, cluster_type)
 
 
 async def _ensure_cluster_information(client: Client, calico_version: str, cluster_type: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from calico_node.datastores.names import (
     resource_key,
 )
 from calico_node.errors import (
+    DatastoreError,
     OperationNotSupported,
     ResourceAlreadyExists,
     ResourceDoesNotExist,
@@ -386,3 +387,31 @@ async def test_what_cannot_be_read_is_mended_by_applying_it_anew(client: Client,
     applied = await client.apply(resource("GlobalNetworkSet", "a", {"nets": ["10.0.0.0/8"]}))
     assert applied.metadata.uid
     assert (await client.get("GlobalNetworkSet", "a")).spec.nets == ["10.0.0.0/8"]
+
+
+async def test_whoever_finds_cluster_information_finds_the_tiers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However far the process came that filled an empty datastore."""
+    for done in range(5):
+        engine = await EmbeddedEngine.open(tmp_path / f"{done}.db")
+        client = Client(engine)
+        writes = [engine.txn] * done
+
+        async def txn(*arguments: Any, writes: list[Any] = writes) -> Any:
+            if not writes:
+                raise DatastoreError("this process has been killed")
+            return await writes.pop()(*arguments)
+
+        with monkeypatch.context() as killed:
+            killed.setattr(engine, "txn", txn)
+            with suppress(DatastoreError):
+                await client.ensure_initialized()
+        try:
+            await client.get("ClusterInformation", "default")
+        except ResourceDoesNotExist:
+            assert done < 4
+        else:
+            tiers = {tier.metadata.name for tier in (await client.list("Tier")).items}
+            assert {"default", "kube-admin", "kube-baseline"} <= tiers
+        await engine.close()
