@@ -177,8 +177,7 @@ class Walk:
 
     async def kill(self, scenario: Scenario, call: str, number: int) -> Outcome:
         """Carry out ``scenario`` and kill the writer before its ``number``-th ``call``."""
-        inject = ["-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:signal=SIGKILL:when={number}"]
-        return await self.step(scenario, Place(scenario.name, call, number), inject)
+        return await self.step(scenario, Place(scenario.name, call, number), inject(call, number))
 
     async def whole(self, scenario: Scenario, counts: dict[str, int]) -> AsyncIterator[Outcome]:
         """Every place of ``scenario``: of each call that it makes, the first, the second … until it lives on."""
@@ -236,7 +235,7 @@ class Walk:
                 raise RuntimeError(f"{outcome.place}: the writer is not ready: {answer!r}")
             if watcher:
                 await watcher.reach(watcher.start + sum(len(revisions(step)) for step in scenario.prepare) - 1)
-            strace = await _attach(int(words[1]), options)
+            strace = await attach(int(words[1]), options)
             conversation.write(b"!")
             lines = (await reader.read()).splitlines()
             assert strace.stderr is not None
@@ -248,7 +247,13 @@ class Walk:
         return max((int(line) for line in lines if line.isdigit()), default=0)
 
 
-async def _attach(pid: int, options: Sequence[str]) -> Process:
+def inject(call: str, number: int) -> list[str]:
+    """strace's options to kill before the ``number``-th ``call``."""
+    return ["-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:signal=SIGKILL:when={number}"]
+
+
+async def attach(pid: int, options: Sequence[str]) -> Process:
+    """strace, tracing the process ``pid`` and all its threads when this returns."""
     strace = await asyncio.create_subprocess_exec(
         "strace", "-f", "-p", str(pid), *options, stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE
     )

@@ -16,8 +16,10 @@ import random
 import signal
 import socket
 import sys
+from importlib import import_module
 from pathlib import Path
 
+from calico_node.calicoctl.main import main
 from calico_node.datastores.embedded import EmbeddedEngine, store
 from calico_node.datastores.kv import Put
 from calico_node.errors import Compacted
@@ -71,10 +73,36 @@ async def write(conversation: socket.socket, name: str, path: str) -> None:
                 await engine.compact(revision - 1000)
 
 
-TASKS = {"act": act, "crash": crash, "write": write}
+def calicoctl(conversation: socket.socket, arguments: str, folder: str) -> None:
+    """A command on the datastore ``db`` of ``folder``; what it says is in the file ``said``, its status is told."""
+    os.chdir(folder)
+    for name in list(os.environ):
+        if name.startswith(("CALICO_", "ETCD_", "KUBE", "DATASTORE")):
+            del os.environ[name]
+    os.environ["CALICO_DATASTORE_PATH"] = f"{folder}/db"
+    said = os.open("said", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    conversation.sendall(b"ready %d\n" % os.getpid())
+    if not conversation.recv(1):
+        os._exit(1)
+    try:
+        main(json.loads(arguments))
+    except SystemExit as ended:
+        sys.stdout.flush()
+        conversation.sendall(b"%d" % (ended.code or 0))
+
+
+TASKS = {"act": act, "crash": crash, "write": write, "calicoctl": calicoctl}
+
+
+COMMANDS = ("commands", "manifests", "snapshot", "version", "ipam.cli", "ipam.check", "ipam.release", "ipam.split")
+"""Modules that calicoctl imports when it needs them; here once for all."""
 
 
 def serve(address: str) -> None:
+    for name in COMMANDS:
+        import_module(f"calico_node.calicoctl.{name}")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
@@ -88,7 +116,11 @@ def serve(address: str) -> None:
                 listener.close()
                 os.dup2(2, 1)  # the starter waits for the end of stdout
                 what, name, path = json.loads(conversation.makefile().readline())
-                asyncio.run(TASKS[what](conversation, name, path))
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                task = TASKS[what](conversation, name, path)
+                if task is not None:
+                    asyncio.run(task)
+                os._exit(0)
 
 
 if __name__ == "__main__":
