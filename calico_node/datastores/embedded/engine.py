@@ -14,7 +14,7 @@ import os
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -107,35 +107,43 @@ class EmbeddedEngine:
                 path = self.path = path.resolve()
             path.parent.mkdir(parents=True, exist_ok=True)
             check_filesystem(path.parent)
-            self._lock = FileLock(path.with_name(path.name + "-lock"))
-            self._notifier = Notifier(path.with_name(path.name + "-notify"))
-            with self._lock:
-                if self._lock.remembers and self._vanished():
-                    # An empty one in its place would tell every node of this host to take everything down; and of an
-                    # emptied one SQLite would remove the write-ahead log too.
-                    raise DatastoreError(
-                        f"{path}: the datastore's file is gone or empty; put it back, or a backup with 'calicoctl "
-                        "datastore restore FILE', or, to begin anew, stop every calico-node process on this host and "
-                        f"remove {path}-lock"
-                    )
-                if path.is_dir():
-                    raise DatastoreError(f"{path}: is a folder; set CALICO_DATASTORE_PATH to a file")
-                if path.exists() and not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
-                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-                # Made here for its mode; never opened by us otherwise: closing any descriptor of the file would
-                # drop the POSIX locks that SQLite holds on it for the whole process.
-                try:
-                    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-                except FileExistsError:
-                    pass
-                self._open_stores()
-                if not self._lock.remembers:
-                    self._lock.remember()
+            with ExitStack() as opened:
+                self._lock = FileLock(path.with_name(path.name + "-lock"))
+                opened.callback(self._lock.close)
+                self._notifier = Notifier(path.with_name(path.name + "-notify"))
+                opened.callback(self._notifier.close)
+                with self._lock:
+                    self._open_database(path)
+                opened.pop_all()
         except OSError as error:
             raise DatastoreError(
                 f"{error.filename or path}: {error.strerror}; set CALICO_DATASTORE_PATH (or CALICO_STATE_DIR) to a "
                 "place this user can write"
             ) from None
+
+    def _open_database(self, path: Path) -> None:
+        """Under the lock."""
+        if self._lock.remembers and self._vanished():
+            # An empty one in its place would tell every node of this host to take everything down; and of an
+            # emptied one SQLite would remove the write-ahead log too.
+            raise DatastoreError(
+                f"{path}: the datastore's file is gone or empty; put it back, or a backup with 'calicoctl "
+                "datastore restore FILE', or, to begin anew, stop every calico-node process on this host and "
+                f"remove {path}-lock"
+            )
+        if path.is_dir():
+            raise DatastoreError(f"{path}: is a folder; set CALICO_DATASTORE_PATH to a file")
+        if path.exists() and not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        # Made here for its mode; never opened by us otherwise: closing any descriptor of the file would
+        # drop the POSIX locks that SQLite holds on it for the whole process.
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        except FileExistsError:
+            pass
+        self._open_stores()
+        if not self._lock.remembers:
+            self._lock.remember()
 
     def _open_stores(self) -> None:
         self._head = 0
