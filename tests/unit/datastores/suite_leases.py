@@ -75,12 +75,12 @@ class LeaseSuite:
         assert (await engine.range("/t/")).kvs == ()
 
     async def test_a_lease_lives_while_it_is_kept_alive_and_ends_at_one_revision(self, engine: KVEngine) -> None:
-        lease = await engine.grant(2)
+        lease = await engine.grant(3)
         for key in ("/t/c", "/t/a", "/t/freed", "/t/b"):
             await engine.put(key, b"1", lease=lease)
         last = await engine.put("/t/freed", b"2")
-        for _ in range(5):
-            await asyncio.sleep(0.5)
+        for _ in range(6):
+            await asyncio.sleep(0.6)
             await engine.keep_alive(lease)
         assert [kv.key for kv in (await engine.range("/t/")).kvs] == ["/t/a", "/t/b", "/t/c", "/t/freed"]
         async with aclosing(engine.watch("/t/", start_revision=last + 1)) as watch:
