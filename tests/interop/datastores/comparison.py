@@ -39,7 +39,7 @@ KEYS = ["/d", "/d/\0", "/d/a", "/d/a/b", "/d/a/b/c", "/d/a0", "/d/b", "/d/é", "
 PREFIXES = ["", "/", "/d", "/d/", "/d/a", "/d/a/", "/d/\U0010ffff", "/none/"]
 REFUSED = ["", "/d/\ud800"]
 UNKNOWN_LEASE = 4711
-PATIENCE = 20.0
+PATIENCE = 60.0
 ENGINES = 2
 
 Step: TypeAlias = Callable[["Comparison"], Awaitable[None]]

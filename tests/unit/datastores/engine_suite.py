@@ -18,7 +18,7 @@ from calico_node.datastores.kv import (
 )
 from calico_node.errors import Compacted, DatastoreError
 from tests.unit.datastores.suite_concurrency import ConcurrencySuite
-from tests.unit.datastores.suite_history import HistorySuite, events_until, flat
+from tests.unit.datastores.suite_history import PATIENCE, HistorySuite, events_until, flat
 from tests.unit.datastores.suite_leases import LeaseSuite
 from tests.unit.datastores.suite_transactions import TransactionSuite
 
@@ -300,7 +300,7 @@ class EngineSuite(TransactionSuite, HistorySuite, LeaseSuite, ConcurrencySuite):
         await engine.close()
         for task in waiting:
             with pytest.raises(DatastoreError):
-                await asyncio.wait_for(task, 5)
+                await asyncio.wait_for(task, PATIENCE)
         for call in (
             lambda: engine.get("/t/a"),
             lambda: engine.range("/t/"),
@@ -314,4 +314,4 @@ class EngineSuite(TransactionSuite, HistorySuite, LeaseSuite, ConcurrencySuite):
             lambda: engine.compact(start),
         ):
             with pytest.raises(DatastoreError, match="closed"):
-                await asyncio.wait_for(call(), 5)
+                await asyncio.wait_for(call(), PATIENCE)

@@ -23,10 +23,10 @@ from calico_node.datastores.kv import (
 )
 from calico_node.errors import Compacted
 from tests.unit.datastores.oracle import Oracle
-from tests.unit.datastores.suite_history import events_until
+from tests.unit.datastores.suite_history import PATIENCE, events_until
 
 WRITERS = 50
-OWN, SHARED = 6, 3
+OWN, SHARED = 6, 2
 
 
 async def increment(engine: KVEngine, key: str, *others: Operation) -> int:
@@ -204,7 +204,7 @@ class ConcurrencySuite:
                             if "/t/end" in known:
                                 return batch.revision
 
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             written, followed = await asyncio.gather(write(), follow())
         assert followed == written
         assert told >= 10

@@ -11,6 +11,8 @@ import pytest
 from calico_node.datastores.kv import SLICE_BYTES, Delete, Event, KVEngine, Put, WatchBatch
 from calico_node.errors import Compacted, DatastoreError
 
+PATIENCE = 60.0
+"""Seconds, on however busy a machine."""
 Restart = Callable[[], Awaitable[KVEngine]]
 Flat = tuple[str, str, bytes, int, bytes | None]
 
@@ -18,7 +20,7 @@ Flat = tuple[str, str, bytes, int, bytes | None]
 async def events_until(watch: AsyncIterator[WatchBatch], revision: int) -> list[Event]:
     """The events of a watch up to ``revision``."""
     found: list[Event] = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         async for batch in watch:
             assert all(event.kv.mod_revision <= batch.revision for event in batch.events)
             found.extend(batch.events)
@@ -191,7 +193,7 @@ class HistorySuite:
         for number in range(12):
             await engine.txn([], [Put(key, b"%06d" % number * 100_000) for key in ("/t/a", "/t/b")])
         slices: list[tuple[Event, ...]] = []
-        async with asyncio.timeout(20), aclosing(engine.watch("/t/", start_revision=start)) as watch:
+        async with asyncio.timeout(PATIENCE), aclosing(engine.watch("/t/", start_revision=start)) as watch:
             async for batch in watch:
                 slices.append(batch.events)
                 if batch.revision == start + 11:
