@@ -12,7 +12,7 @@ import enum
 import logging
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
@@ -33,6 +33,7 @@ from calico_node.datastores.kv import (
 )
 from calico_node.datastores.left_out import LeftOut
 from calico_node.datastores.names import ResourceName, kind_prefix, parse_resource_key, resource_key
+from calico_node.datastores.paging import pages
 from calico_node.errors import (
     Compacted,
     DatastoreError,
@@ -131,25 +132,23 @@ class Client:
 
     async def _list_once(self, kind: str, namespace: str) -> ResourceList:
         items: list[Resource] = [rules.default_allow_profile()] if kind == "Profile" else []
-        revision, after, prefix = 0, "", kind_prefix(kind, namespace)
+        revision, prefix = 0, kind_prefix(kind, namespace)
         unreadable: set[str] = set()
-        while True:
-            page = await self.kv.range(prefix, start_after=after, limit=PAGE, revision=revision)
-            revision = revision or page.revision
-            for number, stored in enumerate(page.kvs):
-                if number % _LIST_SLICE == 0:
-                    await asyncio.sleep(0)
-                try:
-                    items.append(read_resource(kind, stored))
-                except ValidationError as error:
-                    unreadable.add(stored.key)
-                    title = str(parse_resource_key(stored.key) or stored.key)
-                    if self.left_out.add(stored.key, stored.mod_revision, title, str(error)):
-                        _log.warning("%s: left out of the list: %s", stored.key, error)
-            if not page.more:
-                self.left_out.listed(prefix, unreadable)
-                return ResourceList(tuple(items), revision)
-            after = page.kvs[-1].key
+        async with aclosing(pages(self.kv, prefix, PAGE)) as found:
+            async for page in found:
+                revision = page.revision
+                for number, stored in enumerate(page.kvs):
+                    if number % _LIST_SLICE == 0:
+                        await asyncio.sleep(0)
+                    try:
+                        items.append(read_resource(kind, stored))
+                    except ValidationError as error:
+                        unreadable.add(stored.key)
+                        title = str(parse_resource_key(stored.key) or stored.key)
+                        if self.left_out.add(stored.key, stored.mod_revision, title, str(error)):
+                            _log.warning("%s: left out of the list: %s", stored.key, error)
+        self.left_out.listed(prefix, unreadable)
+        return ResourceList(tuple(items), revision)
 
     async def watch(self, kind: str, revision: int = 0, namespace: str = "") -> AsyncGenerator[ResourceEvent, None]:
         """Changes after ``revision``; 0 first lists everything as ADDED.  Raises ``Compacted`` and

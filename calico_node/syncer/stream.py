@@ -11,12 +11,13 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from itertools import islice
 
 from calico_node.datastores.client import Client
 from calico_node.datastores.kv import EventType, KeyValue, KVEngine
 from calico_node.datastores.names import resource_key
+from calico_node.datastores.paging import pages
 from calico_node.errors import Compacted, DatastoreError
 from calico_node.model import Key, SyncBatch, SyncStatus, Update
 from calico_node.syncer.processors import Interest, OnRejected, SyncerKind, Translator, interest
@@ -230,24 +231,21 @@ class _Stream:
         self._set_status(source, SyncStatus.RESYNC_IN_PROGRESS)
         found: set[str] = set()
         newest: KeyValue | None = None
-        revision, after = 0, ""
-        while True:
-            page = await self._kv.range(source.prefix, start_after=after, limit=PAGE, revision=revision)
-            revision = revision or page.revision
-            spent = time.perf_counter()
-            for stored in page.kvs:
-                found.add(stored.key)
-                if newest is None or stored.mod_revision > newest.mod_revision:
-                    newest = stored
-                if source.seen.get(stored.key) != stored.mod_revision:
-                    self._change(source, stored.key, stored, stored.mod_revision)
-                if time.perf_counter() - spent > _SLICE:
-                    self._wake.set()
-                    await asyncio.sleep(0)
-                    spent = time.perf_counter()
-            if not page.more:
-                break
-            after = page.kvs[-1].key
+        revision = 0
+        async with aclosing(pages(self._kv, source.prefix, PAGE)) as listed:
+            async for page in listed:
+                revision = page.revision
+                spent = time.perf_counter()
+                for stored in page.kvs:
+                    found.add(stored.key)
+                    if newest is None or stored.mod_revision > newest.mod_revision:
+                        newest = stored
+                    if source.seen.get(stored.key) != stored.mod_revision:
+                        self._change(source, stored.key, stored, stored.mod_revision)
+                    if time.perf_counter() - spent > _SLICE:
+                        self._wake.set()
+                        await asyncio.sleep(0)
+                        spent = time.perf_counter()
         for key in source.seen.keys() - found:
             self._change(source, key, None, revision)
         source.revision = source.resume = revision

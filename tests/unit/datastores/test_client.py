@@ -14,12 +14,15 @@ import pytest
 from calico_node.datastores import open_client
 from calico_node.datastores.client import Client, ResourceEventType
 from calico_node.datastores.embedded import EmbeddedEngine
+from calico_node.datastores.kv import Put
 from calico_node.datastores.names import (
     ResourceName,
     parse_resource_key,
     resource_key,
 )
+from calico_node.datastores.paging import pages
 from calico_node.errors import (
+    Compacted,
     DatastoreError,
     OperationNotSupported,
     ResourceAlreadyExists,
@@ -415,3 +418,70 @@ async def test_whoever_finds_cluster_information_finds_the_tiers(
             tiers = {tier.metadata.name for tier in (await client.list("Tier")).items}
             assert {"default", "kube-admin", "kube-baseline"} <= tiers
         await engine.close()
+
+
+# Lists in pages
+
+
+async def fill(client: Client) -> int:
+    """Keys of two pages and a part; gives the revision."""
+    return (await client.kv.txn([], [Put(f"/t/{number}", b"1") for number in range(8)])).revision
+
+
+async def test_all_pages_are_of_the_first_ones_revision(client: Client) -> None:
+    revision = await fill(client)
+    found = []
+    async with aclosing(pages(client.kv, "/t/", 3)) as listed:
+        async for page in listed:
+            assert page.revision == revision
+            found.append([(kv.key, kv.value) for kv in page.kvs])
+            await client.kv.put("/t/7", b"changed")
+            await client.kv.put(f"/t/new{len(found)}", b"1")
+    assert [len(page) for page in found] == [3, 3, 2]
+    assert [pair for page in found for pair in page] == [(f"/t/{number}", b"1") for number in range(8)]
+
+
+async def test_a_prefix_without_keys_is_one_empty_page(client: Client) -> None:
+    async with aclosing(pages(client.kv, "/nothing/", 3)) as listed:
+        assert [page.kvs async for page in listed] == [()]
+
+
+async def test_the_next_page_is_under_way_and_goes_with_the_list(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(client)
+    asked, read = [], client.kv.range
+
+    async def slow(prefix: str, **more: Any) -> Any:
+        asked.append(more["start_after"])
+        if len(asked) > 1:
+            await asyncio.sleep(60)
+        return await read(prefix, **more)
+
+    monkeypatch.setattr(client.kv, "range", slow)
+    before = asyncio.all_tasks()
+    async with aclosing(pages(client.kv, "/t/", 3)) as listed:
+        await anext(listed)
+        await asyncio.sleep(0)
+        assert asked == ["", "/t/2"]
+    assert asyncio.all_tasks() == before
+
+
+async def test_a_page_whose_revision_is_gone_is_told_after_the_one_before(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(client)
+    read = client.kv.range
+
+    async def compacted(prefix: str, **more: Any) -> Any:
+        if more["start_after"]:
+            raise Compacted(5)
+        return await read(prefix, **more)
+
+    monkeypatch.setattr(client.kv, "range", compacted)
+    async with aclosing(pages(client.kv, "/t/", 3)) as listed:
+        page = await anext(listed)
+        await asyncio.sleep(0)
+        assert [kv.key for kv in page.kvs] == ["/t/0", "/t/1", "/t/2"]
+        with pytest.raises(Compacted):
+            await anext(listed)
