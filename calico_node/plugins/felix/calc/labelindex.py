@@ -60,6 +60,14 @@ class _Selector(Generic[SelectorT]):
         self.pending = BitMap()
 
 
+def _bitmap(bitmaps: dict[str, BitMap], key: str) -> BitMap:
+    """That of ``key``, which is new where there was none; ``setdefault`` would make one each time."""
+    found = bitmaps.get(key)
+    if found is None:
+        found = bitmaps[key] = BitMap()
+    return found
+
+
 class LabelIndex(Generic[SelectorT, ItemT]):
     """``started(selector, item)`` and ``stopped(selector, item)`` are called as matches come and go.
 
@@ -118,7 +126,7 @@ class LabelIndex(Generic[SelectorT, ItemT]):
             self._unlink_parents(number)
             self._parents[number] = parents
             for parent in parents:
-                self._children.setdefault(parent, BitMap()).add(number)
+                _bitmap(self._children, parent).add(number)
         self._own[number] = labels
         self._stale.discard(number)
         self._relabel(number, old_labels)
@@ -252,16 +260,19 @@ class LabelIndex(Generic[SelectorT, ItemT]):
     def _relabel(self, number: int, old: Labels | None) -> None:
         """Bring the index and the matches to the item's present labels; ``old`` None for a new item."""
         new = self._effective(number)
-        before = old if old is not None else _NO_LABELS
-        changed = {label for label, _ in before.items() ^ new.items()}
         self._labels[number] = new
-        for label in changed:
-            if label in before:
-                self._remove_label(number, label, before[label])
-            if label in new:
-                self._values.setdefault(label, {}).setdefault(new[label], BitMap()).add(number)
-                self._has.setdefault(label, BitMap()).add(number)
-        affected = self._candidates(new) if old is None else self._concerned(changed, before, new)
+        if old is None:
+            for label, value in new.items():
+                self._add_label(number, label, value)
+            affected = self._candidates(new)
+        else:
+            changed = {label for label, _ in old.items() ^ new.items()}
+            for label in changed:
+                if label in old:
+                    self._remove_label(number, label, old[label])
+                if label in new:
+                    self._add_label(number, label, new[label])
+            affected = self._concerned(changed, old, new)
         item = self._item(number)
         self.evaluations += len(affected)
         for selector in affected:
@@ -279,6 +290,13 @@ class LabelIndex(Generic[SelectorT, ItemT]):
             selector.pending.discard(number)
         else:
             self._stopped(selector.key, item)
+
+    def _add_label(self, number: int, label: str, value: str) -> None:
+        by_value = self._values.get(label)
+        if by_value is None:
+            by_value = self._values[label] = {}
+        _bitmap(by_value, value).add(number)
+        _bitmap(self._has, label).add(number)
 
     def _remove_label(self, number: int, label: str, value: str) -> None:
         by_value = self._values[label]
