@@ -19,7 +19,8 @@ from contextlib import aclosing, closing
 from pathlib import Path
 
 from calico_node.datastores.embedded import EmbeddedEngine
-from calico_node.datastores.embedded.store import COMPACTION_PERIOD, Clock
+from calico_node.datastores.embedded.clock import Clock
+from calico_node.datastores.embedded.store import COMPACTION_PERIOD
 
 VALUE = b"x" * 500
 IN_FLIGHT = 64

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from calico_node.datastores.embedded.files import FileLock, Notifier, check_filesystem
+from calico_node.datastores.embedded.files import FileLock, Notifier, check_filesystem, check_log
 from calico_node.datastores.embedded.rows import file_uri, format_fault, is_damage
 from calico_node.datastores.embedded.store import Store
 from calico_node.errors import DatastoreError
@@ -92,6 +92,7 @@ def restore(path: Path, source: Path, *, replace: bool = False) -> Restored:
                 _stage(source, staged)
                 with lock:
                     _check_place(path, replace)
+                    check_log(path)
                     restored = _put_in_place(path, staged, contents)
                     lock.remember()
         finally:
@@ -148,6 +149,7 @@ def _copy_store(path: Path, copy: Path) -> None:
     lock = FileLock(path.with_name(path.name + "-lock"))
     try:
         with lock:
+            check_log(path)
             store = Store(path, writable=False)
         try:
             store.copy_to(copy)

@@ -21,8 +21,9 @@ from typing import Any, TypeVar
 
 from attrs import frozen
 
-from calico_node.datastores.embedded.files import FileLock, Notifier, check_filesystem
-from calico_node.datastores.embedded.store import Clock, Durability, Store
+from calico_node.datastores.embedded.clock import Clock
+from calico_node.datastores.embedded.files import FileLock, Notifier, check_filesystem, check_log, held_open
+from calico_node.datastores.embedded.store import Durability, Store
 from calico_node.datastores.kv import Compare, Delete, KeyValue, Operation, Put, RangeResult, TxnResult, WatchBatch
 from calico_node.datastores.limits import check_transaction, prefix_bytes
 from calico_node.errors import Compacted, DatastoreError
@@ -141,6 +142,7 @@ class EmbeddedEngine:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         except FileExistsError:
             pass
+        check_log(path)
         self._open_stores()
         if not self._lock.remembers:
             self._lock.remember()
@@ -214,8 +216,14 @@ class EmbeddedEngine:
             if self._vanished():
                 self._reopen_fault = ""
                 raise DatastoreError(f"{self.path}: the datastore's file is gone or empty")
-            self._reader.close()
-            self._writer.close()
+            if self._writer.moved():
+                self._reader.close()
+                self._writer.close()
+            else:
+                self._writer.save_log()
+                with held_open(self.path):
+                    self._reader.close()
+                    self._writer.close()
             # Should opening fail, both still count as replaced, and opening is tried again.
             self._reader.inode = self._writer.inode = (0, 0)
             try:

@@ -12,7 +12,8 @@ import fcntl
 import os
 import struct
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -118,6 +119,58 @@ class FileLock:
 
     def close(self) -> None:
         os.close(self._fd)
+
+
+# Where a SQLite connection holds a read lock on the file for as long as it is open.
+_SHARED_FIRST, _SHARED_SIZE = 0x40000002, 510
+
+
+def log_files(path: Path) -> tuple[tuple[int, int] | None, ...]:
+    """Which files are the write-ahead log and its index; None for one that is not there."""
+    found: list[tuple[int, int] | None] = []
+    for end in ("-wal", "-shm"):
+        try:
+            status = os.stat(f"{path}{end}")
+        except FileNotFoundError:
+            found.append(None)
+        else:
+            found.append((status.st_dev, status.st_ino))
+    return tuple(found)
+
+
+def check_log(path: Path) -> None:
+    """Under the lock, before opening: raise ``DatastoreError`` where the log was removed below another process.
+
+    What it holds is then in no file that a newcomer finds, and the newcomer's own log would be another one.
+    """
+    if None not in log_files(path) or not path.is_file():
+        return
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        answer = fcntl.fcntl(fd, fcntl.F_GETLK, _lock_words(fcntl.F_WRLCK))
+    finally:
+        os.close(fd)
+    kind, _, _, _, pid = struct.unpack("hhqqi4x", answer)
+    if kind != fcntl.F_UNLCK:
+        raise DatastoreError(
+            f"{path}: {path.name}-wal or {path.name}-shm was removed while process {pid} has it open; it puts that "
+            "right within seconds: try again"
+        )
+
+
+@contextmanager
+def held_open(path: Path) -> Iterator[None]:
+    """Meanwhile nobody who closes the store counts as the last one, who would remove the log."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _lock_words(fcntl.F_RDLCK))
+        yield
+    finally:
+        os.close(fd)
+
+
+def _lock_words(kind: int) -> bytes:
+    return struct.pack("hhqqi4x", kind, os.SEEK_SET, _SHARED_FIRST, _SHARED_SIZE, 0)
 
 
 class Notifier:

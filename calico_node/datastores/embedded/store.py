@@ -5,14 +5,13 @@ from __future__ import annotations
 import enum
 import os
 import sqlite3
-import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from attrs import frozen
-
+from calico_node.datastores.embedded.clock import Clock
+from calico_node.datastores.embedded.files import log_files
 from calico_node.datastores.embedded.rows import (
     APPLICATION_ID,
     COLUMNS,
@@ -69,20 +68,6 @@ class Durability(enum.Enum):
     PROCESS = "NORMAL"
 
 
-@frozen
-class Clock:
-    """Seconds since boot, suspended time included, and which boot: comparable between the processes of a host."""
-
-    boot: str
-
-    @classmethod
-    def system(cls) -> Clock:
-        return cls(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-
-    def now(self) -> float:
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
 class Store:
     """One connection to the database.  The caller holds the file lock around the methods marked "under the lock".
 
@@ -115,6 +100,7 @@ class Store:
                 self._prepare(writable)
             status = os.stat(path)
             self.inode = (status.st_dev, status.st_ino)
+            self._log = log_files(path)
         except BaseException:
             self._db.close()
             raise
@@ -168,13 +154,31 @@ class Store:
             self.damaged = self.damaged or is_damage(error)
             raise DatastoreError(f"{self.path}: {advised(self.path, error)}") from error
 
-    def replaced(self) -> bool:
+    def moved(self) -> bool:
         """Whether the path no longer leads to the file that is open here, or that file was emptied."""
         try:
             status = os.stat(self.path)
         except OSError:
             return True
         return (status.st_dev, status.st_ino) != self.inode or status.st_size == 0
+
+    def replaced(self) -> bool:
+        """Whether others who open the path would not find what is open here: the file, or its log."""
+        return self.moved() or log_files(self.path) != self._log
+
+    def save_log(self) -> None:
+        """Under the lock: into the file with all that a log holds which was removed; nobody may have begun another.
+
+        Raises ``DatastoreError`` when a reader is in the way.
+        """
+        found = log_files(self.path)
+        if None not in found or any(now not in (None, then) for now, then in zip(found, self._log, strict=True)):
+            return
+        with self._errors():
+            if self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                raise DatastoreError(
+                    f"{self.path}: its log was removed, and a reader keeps it from being written back"
+                )
 
     # Reading
 

@@ -15,7 +15,7 @@ from typing import TypeAlias
 from attrs import field, frozen
 
 from calico_node.datastores.embedded import EmbeddedEngine, store
-from calico_node.datastores.embedded.store import Clock
+from calico_node.datastores.embedded.clock import Clock
 from calico_node.datastores.kv import Delete, Put
 from calico_node.errors import Compacted
 

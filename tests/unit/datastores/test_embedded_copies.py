@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from calico_node.datastores.embedded import EmbeddedEngine, copies
-from calico_node.datastores.embedded.store import Clock
+from calico_node.datastores.embedded.clock import Clock
 from calico_node.datastores.kv import Compare, CompareTarget, Put
 from calico_node.errors import Compacted, DatastoreError
 from tests.unit.datastores.engine_suite import events_until

@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 
 from calico_node.datastores.embedded import EmbeddedEngine, files
+from calico_node.datastores.embedded.clock import Clock
 from calico_node.datastores.embedded.engine import WATCH_EVENTS
-from calico_node.datastores.embedded.store import Clock
 from calico_node.datastores.kv import Put, WatchBatch
 from calico_node.errors import DatastoreError
 from tests.unit.datastores.engine_suite import events_until
