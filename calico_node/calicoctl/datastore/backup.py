@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from calico_node.calicoctl.config import load_settings
+from calico_node.calicoctl.interrupts import raised
 from calico_node.datastores.embedded import copies
 from calico_node.errors import CalicoError
 
@@ -18,7 +19,9 @@ _ELSEWHERE = {
 def backup(options: dict[str, Any]) -> int:
     """Copy the datastore to the named file."""
     target = Path(options["file"])
-    contents = copies.backup(_embedded_path(options), target, replace=options["force"])
+    path = _embedded_path(options)
+    with raised():
+        contents = copies.backup(path, target, replace=options["force"])
     print(f"Backed up {_counted(contents)} to {target}")
     return 0
 
@@ -26,7 +29,8 @@ def backup(options: dict[str, Any]) -> int:
 def restore(options: dict[str, Any]) -> int:
     """Put the named file in the datastore's place."""
     path, source = _embedded_path(options), Path(options["file"])
-    restored = copies.restore(path, source, replace=options["force"])
+    with raised():
+        restored = copies.restore(path, source, replace=options["force"])
     print(f"Restored {_counted(restored.contents)} from {source} to {path}; it goes on at {restored.revision}")
     if restored.kept is not None:
         print(f"What was there is kept as {restored.kept}")

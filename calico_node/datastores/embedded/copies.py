@@ -7,9 +7,11 @@ watch lists again, and no compare-and-swap succeeds against what was restored aw
 
 from __future__ import annotations
 
+import glob
 import os
 import sqlite3
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -29,6 +31,7 @@ REVISIONS_SKIPPED = 1_000_000_000
 """More than a store can have gone on by since a copy was taken; etcd's advice for its own."""
 
 _PART = ".part"
+_LEFT_SECONDS = 3600.0
 
 
 @frozen
@@ -89,10 +92,10 @@ def restore(path: Path, source: Path, *, replace: bool = False) -> Restored:
         lock = FileLock(path.with_name(path.name + "-lock"))
         try:
             with _temporary(path) as staged:
-                _stage(source, staged)
+                with _room_named(path.parent), _said(path):
+                    _stage(source, staged)
                 with lock:
                     _check_place(path, replace)
-                    check_log(path)
                     restored = _put_in_place(path, staged, contents)
                     lock.remember()
         finally:
@@ -152,12 +155,24 @@ def _copy_store(path: Path, copy: Path) -> None:
             check_log(path)
             store = Store(path, writable=False)
         try:
-            store.copy_to(copy)
+            with _room_named(copy.parent):
+                store.copy_to(copy)
         finally:
             with lock:
                 store.close()
     finally:
         lock.close()
+
+
+@contextmanager
+def _room_named(folder: Path) -> Iterator[None]:
+    """SQLite says of no file which of two is on a full disk."""
+    try:
+        yield
+    except DatastoreError as error:
+        if "full" in str(error.__cause__):
+            raise DatastoreError(f"{folder}: no room there for a copy of the datastore") from error.__cause__
+        raise
 
 
 def _stage(source: Path, staged: Path) -> None:
@@ -178,7 +193,7 @@ def _put_in_place(path: Path, staged: Path, contents: Contents) -> Restored:
     store = _open_sound(path)
     if store is not None:
         try:
-            with _temporary(kept) as copy:
+            with _temporary(kept) as copy, _room_named(copy.parent):
                 store.copy_to(copy)
                 revision = max(contents.revision, examine(copy).revision)
                 _flush(copy)
@@ -215,10 +230,11 @@ def _advance(staged: Path, revision: int) -> int:
 
 
 def _open_sound(path: Path) -> Store | None:
-    """The store at ``path``; None where there is none that SQLite could write to."""
+    """The store at ``path``; None where there is none that can be taken over."""
     if not _has_content(path):
         return None
     try:
+        check_log(path)
         return Store(path, writable=True)
     except DatastoreError as error:
         if not _is_damage(error):
@@ -290,7 +306,14 @@ def _is_blank(path: Path) -> bool:
 
 @contextmanager
 def _temporary(target: Path) -> Iterator[Path]:
-    """An empty file in the folder of ``target``, of this user's alone; removed in the end unless it was renamed."""
+    """An empty file in the folder of ``target``, of this user's alone; removed in the end unless it was renamed.
+
+    Those that a killed process left go first.
+    """
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*{_PART}*"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > _LEFT_SECONDS:
+                left.unlink()
     fd, name = tempfile.mkstemp(_PART, f".{target.name}.", target.parent)
     os.close(fd)
     try:

@@ -160,10 +160,8 @@ class EmbeddedEngine:
     def _require_file(self, store: Store) -> None:
         """Never make an empty store in place of one that vanished: its readers would tear everything down."""
         if store.replaced():
-            fault = (
-                self._reopen_fault or f"{self.path}: the datastore's file has been moved away, emptied or replaced"
-            )
-            raise DatastoreError(fault)
+            what = "the datastore's file, or its log, has been moved away, emptied or replaced"
+            raise DatastoreError(self._reopen_fault or f"{self.path}: {what}")
 
     def _flush(self) -> None:
         """Carry out the queued writes, up to ``_GROUP`` in one SQLite transaction."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -157,6 +158,39 @@ def test_the_commands_are_told(run: Run) -> None:
         text = run("datastore", command, "--help").out
         assert f"calicoctl datastore {command} [OPTIONS] FILE" in text
         assert "--force" in text
+
+
+@pytest.mark.parametrize("command", ["backup", "restore"])
+def test_a_full_disk_is_named_and_nothing_is_left(run: Run, command: str) -> None:
+    for number in range(5):
+        apply(run, f"pool{number}", f"10.65.{number}.0/24")
+    assert run("datastore", "backup", "copy").status == 0
+    small = "small/datastore.db" if command == "restore" else "store/datastore.db"
+    file = "copy" if command == "restore" else "small/copy"
+    Path("small").mkdir()
+    script = "mount -t tmpfs -o size=12k small small && " + shlex.join(
+        [sys.executable, "-m", "calico_node.calicoctl", "datastore", command, file]
+    )
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", f"{script}; echo status $?; ls -A small"],
+        env={**os.environ, "CALICO_DATASTORE_PATH": str(Path(small).absolute())},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == ["status 1", *(["datastore.db-lock"] if command == "restore" else [])]
+    assert done.stderr.startswith(f"{Path('small').absolute()}")
+    assert "no room there for a copy" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_what_a_killed_backup_left_goes_with_the_next(run: Run) -> None:
+    apply(run, "first", "10.65.0.0/24")
+    old, new, other = Path(".copy.a.part"), Path(".copy.b.part"), Path(".copies.a.part")
+    for path in (old, new, other):
+        path.touch()
+    for path in (old, other):
+        os.utime(path, (0, 0))
+    assert run("datastore", "backup", "copy").status == 0
+    assert (old.exists(), new.exists(), other.exists()) == (False, True, True)
 
 
 # System calls, and which one of them the restore is killed at.

@@ -1,6 +1,7 @@
 """Somebody removes the write-ahead log, or its index, of a store that processes have open."""
 
 # Small test files block nobody.
+# ruff: noqa: ASYNC240
 
 from __future__ import annotations
 
@@ -131,6 +132,18 @@ async def test_a_newcomer_waits_until_the_log_is_saved(
             await engine.close()
 
     assert await soon(newcomer) == {"/a": b"node"}
+
+
+async def test_a_damaged_store_without_its_log_is_restored(node: Process, path: Path, tmp_path: Path) -> None:
+    assert await tell(node, "/a") == "1"
+    copies.backup(path, tmp_path / "copy")
+    remove(path, ("-wal", "-shm"))
+    path.write_bytes(b"rubbish" * 10_000)
+    copies.restore(path, tmp_path / "copy", replace=True)
+    assert await put(node, "/b") == 2
+    engine = await EmbeddedEngine.open(path)
+    assert set(await stored(engine)) == {"/a", "/b"}
+    await engine.close()
 
 
 async def test_a_store_that_nobody_has_open_needs_no_log(path: Path) -> None:
