@@ -11,19 +11,17 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.interop.datastores.crash_copies import COPYINGS, Copies, Copying
 from tests.interop.datastores.crash_plan import SCENARIOS, Scenario
 from tests.interop.datastores.crash_walk import Outcome, Walk, walking
 
 
-async def walk_through(walk: Walk, scenario: Scenario) -> list[Outcome]:
-    started = time.monotonic()
-    counts = await walk.counts(scenario)
-    outcomes = [outcome async for outcome in walk.whole(scenario, counts)]
+def tell(name: str, started: float, counts: dict[str, int], outcomes: list[Outcome]) -> None:
     killed, broken = (
         sum(map(bool, values)) for values in zip(*((o.killed, o.faults) for o in outcomes), strict=True)
     )
     print(
-        f"{scenario.name:24} {killed:5} kills {len(outcomes) - broken:5} held {broken:3} did not;"
+        f"{name:26} {killed:5} kills {len(outcomes) - broken:5} held {broken:3} did not;"
         f" at most {max(o.opened for o in outcomes):.3f} s to open behind a kill,"
         f" {max(o.seen for o in outcomes):.3f} s to see all; {time.monotonic() - started:.0f} s;"
         f" {', '.join(f'{call} {count}' for call, count in counts.items())}",
@@ -32,14 +30,30 @@ async def walk_through(walk: Walk, scenario: Scenario) -> list[Outcome]:
     for outcome in outcomes:
         for fault in outcome.faults:
             print(f"DID NOT HOLD: {outcome.place}: {fault}")
+
+
+async def walk_through(walk: Walk, scenario: Scenario) -> list[Outcome]:
+    started, counts = time.monotonic(), await walk.counts(scenario)
+    outcomes = [outcome async for outcome in walk.whole(scenario, counts)]
+    tell(scenario.name, started, counts, outcomes)
+    return outcomes
+
+
+async def copy_through(walk: Walk, copying: Copying) -> list[Outcome]:
+    copies = Copies(walk)
+    started, counts = time.monotonic(), await copies.counts(copying)
+    outcomes = await copies.sample(copying, 0, 1)
+    tell(copying.name, started, counts, outcomes)
     return outcomes
 
 
 async def main(names: list[str]) -> int:
-    chosen = [scenario for scenario in SCENARIOS if not names or scenario.name in names]
+    scenarios = [scenario for scenario in SCENARIOS if not names or scenario.name in names]
+    copyings = [copying for copying in COPYINGS if not names or copying.name in names]
     with tempfile.TemporaryDirectory(prefix="crash-walk-") as folder:
         async with walking(Path(folder)) as walk:
-            outcomes = [outcome for scenario in chosen for outcome in await walk_through(walk, scenario)]
+            outcomes = [outcome for scenario in scenarios for outcome in await walk_through(walk, scenario)]
+            outcomes += [outcome for copying in copyings for outcome in await copy_through(walk, copying)]
     print(f"{len(outcomes)} runs, {sum(outcome.killed for outcome in outcomes)} kills")
     return 1 if any(outcome.faults for outcome in outcomes) else 0
 

@@ -107,6 +107,10 @@ class Watcher:
         async with self._moved:
             await asyncio.wait_for(self._moved.wait_for(lambda: self.revision >= revision or self.fault), PATIENCE)
 
+    async def end(self) -> None:
+        """Wait until the watch has been told that it must begin anew."""
+        await asyncio.wait({self._task}, timeout=PATIENCE)
+
     async def stop(self) -> None:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
@@ -167,13 +171,7 @@ class Walk:
         log = self.folder / f"{scenario.name}.log"
         place = Place(scenario.name, "", 0)
         await self.step(scenario, place, ["-o", str(log), "-e", "trace=" + ",".join(f"?{call}" for call in CALLS)])
-        found: collections.Counter[tuple[str, str]] = collections.Counter(
-            (match[1], match[2]) for match in re.finditer(r"^(\d+) +(\w+)\(", log.read_text(), re.M)
-        )
-        most: dict[str, int] = {}
-        for (_, call), count in found.items():
-            most[call] = max(most.get(call, 0), count)
-        return dict(sorted(most.items()))
+        return count_calls(log)
 
     async def kill(self, scenario: Scenario, call: str, number: int) -> Outcome:
         """Carry out ``scenario`` and kill the writer before its ``number``-th ``call``."""
@@ -245,6 +243,17 @@ class Walk:
             conversation.close()
         outcome.killed = not (lines and lines[-1] == b"done")
         return max((int(line) for line in lines if line.isdigit()), default=0)
+
+
+def count_calls(log: Path) -> dict[str, int]:
+    """How many calls of each kind strace's ``log`` has, at most in one thread."""
+    found = collections.Counter(
+        (match[1], match[2]) for match in re.finditer(r"^(\d+) +(\w+)\(", log.read_text(), re.M)
+    )
+    most: dict[str, int] = {}
+    for (_, call), count in found.items():
+        most[call] = max(most.get(call, 0), count)
+    return dict(sorted(most.items()))
 
 
 def inject(call: str, number: int) -> list[str]:

@@ -20,9 +20,9 @@ from importlib import import_module
 from pathlib import Path
 
 from calico_node.calicoctl.main import main
-from calico_node.datastores.embedded import EmbeddedEngine, store
+from calico_node.datastores.embedded import EmbeddedEngine, copies, store
 from calico_node.datastores.kv import Put
-from calico_node.errors import Compacted
+from calico_node.errors import Compacted, DatastoreError
 from tests.interop.datastores.crash_plan import SCENARIOS, Writer
 
 
@@ -93,7 +93,23 @@ def calicoctl(conversation: socket.socket, arguments: str, folder: str) -> None:
         conversation.sendall(b"%d" % (ended.code or 0))
 
 
-TASKS = {"act": act, "crash": crash, "write": write, "calicoctl": calicoctl}
+def copy(conversation: socket.socket, what: str, folder: str) -> None:
+    """A backup of the datastore ``db`` of ``folder`` to ``target``, or a restore of ``copy`` there."""
+    conversation.sendall(b"ready %d\n" % os.getpid())
+    if not conversation.recv(1):
+        os._exit(1)
+    try:
+        if what == "backup":
+            copies.backup(Path(folder, "db"), Path(folder, "target"))
+        else:
+            copies.restore(Path(folder, "db"), Path(folder, "copy"), replace=True)
+    except DatastoreError as error:
+        conversation.sendall(str(error).encode())
+    else:
+        conversation.sendall(b"done")
+
+
+TASKS = {"act": act, "crash": crash, "write": write, "calicoctl": calicoctl, "copy": copy}
 
 
 COMMANDS = ("commands", "manifests", "snapshot", "version", "ipam.cli", "ipam.check", "ipam.release", "ipam.split")
