@@ -1,7 +1,7 @@
 """Every kind of the v3 API: its plural, scope, class and the names calicoctl takes for it."""
 
 from collections.abc import Mapping
-from functools import cache
+from functools import cached_property
 from importlib import import_module
 from types import MappingProxyType
 from typing import cast
@@ -24,15 +24,10 @@ class KindInfo:
     module: str
     names: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def cls(self) -> type[Resource]:
         """The class; its module is imported on first use."""
-        return _class(self.module, self.kind)
-
-
-@cache
-def _class(module: str, kind: str) -> type[Resource]:
-    return cast(type[Resource], getattr(import_module(f"calico_node.resources.{module}"), kind))
+        return cast(type[Resource], getattr(import_module(f"calico_node.resources.{self.module}"), self.kind))
 
 
 def _kind(

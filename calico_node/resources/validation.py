@@ -1,6 +1,8 @@
 """What the v3 API allows: declared checks of single fields, then the rules of each kind."""
 
 from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, get_origin
 
 from calico_node.resources.api import as_error
@@ -16,17 +18,24 @@ def validate(resource: Resource, *, origin: str = "") -> None:
     Defaults should have been applied.  Rules that need other resources (a policy's tier, overlapping pools) or the
     former state (a pool's CIDR cannot change) are the client's.
     """
-    from calico_node.resources import rules
-
+    check_name, by_kind = _rules()
     try:
         if not is_sound(resource):
             check_struct(resource)
-        rules.check_name(resource)
-        rule = rules.BY_KIND.get(resource.kind)
+        check_name(resource)
+        rule = by_kind.get(resource.kind)
         if rule:
             rule(resource)
     except Fault as fault:
         raise as_error(fault, resource=resource.described, origin=origin) from None
+
+
+@cache
+def _rules() -> tuple[Callable[[Resource], None], Mapping[str, Callable[[Any], None]]]:
+    """Imported with the first object to check, since tools that only read need none of it."""
+    from calico_node.resources import rules
+
+    return rules.check_name, rules.BY_KIND
 
 
 def check_struct(value: Struct) -> None:
@@ -138,12 +147,15 @@ def checker(cls: type[Struct]) -> Generated:
             names[f"sound_{plan.attribute}"] = checker(plan.element)
         lines.append(f"    value = self.{plan.attribute}")
         lines += [f"    if {condition}:\n        return False" for condition in _doubts(plan)]
+        if plan.element is not None and get_origin(plan.kind) is list:
+            unsound = f"entry.__class__ is not class_{plan.attribute} or not sound_{plan.attribute}(entry)"
+            lines += ["    for entry in value or ():", f"        if {unsound}:", "            return False"]
     lines.append("    return True" if cls.fault is Struct.fault else "    return self.fault() is None")
     return _SOUND.setdefault(cls, define(f"checker of {cls.__name__}", lines, names))
 
 
 def _doubts(plan: Plan) -> list[str]:
-    """Conditions on ``value`` under which it is refused, or may be."""
+    """Conditions on ``value`` under which it is refused, or may be; the objects of a list apart."""
     member, attribute, container = plan.member, plan.attribute, get_origin(plan.kind)
     if member.shape is not None or plan.kind is Any:
         return ["value is not None and value != [] and value != {}"]
@@ -155,9 +167,6 @@ def _doubts(plan: Plan) -> list[str]:
             doubts.append(f"value and len(value) > {member.limit}")
         if member.each:
             doubts.append(f"value and any(map(each_{attribute}, value))")
-        if plan.element is not None:
-            unsound = f"entry.__class__ is not class_{attribute} or not sound_{attribute}(entry)"
-            doubts.append(f"value and any({unsound} for entry in value)")
         return doubts
     if container is dict:
         doubts = ["value.__class__ is not dict and value is not None"]

@@ -52,12 +52,13 @@ def workload_endpoint(resource: Any) -> WorkloadEndpoint | None:
     if spec.service_account_name:
         labels[SERVICE_ACCOUNT_LABEL] = spec.service_account_name
     nats = [IPNat(nat.internal_ip, nat.external_ip) for nat in spec.ip_nats] if spec.ip_nats else ()
+    ipv4_nets = _nets(spec.ip_networks, 4)
     return WorkloadEndpoint(
         name=spec.interface_name or "",
         mac=spec.mac or "",
         profile_ids=tuple(spec.profiles or ()),
-        ipv4_nets=_nets(spec.ip_networks, 4),
-        ipv6_nets=_nets(spec.ip_networks, 6),
+        ipv4_nets=ipv4_nets,
+        ipv6_nets=_nets(spec.ip_networks, 6) if len(ipv4_nets) < len(spec.ip_networks) else (),
         ipv4_nat=tuple([nat for nat in nats if ip_version(nat.internal_ip) == 4]) if nats else (),
         ipv6_nat=tuple([nat for nat in nats if ip_version(nat.internal_ip) == 6]) if nats else (),
         labels=labels,

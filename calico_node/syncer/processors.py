@@ -311,9 +311,11 @@ class Translator:
                 self._on_rejected(title, reason)
 
     def _settle(self, stored_key: str, values: Values) -> list[tuple[Key, object | None]]:
-        old = self._given.pop(stored_key, _NOTHING)
+        old = self._given.get(stored_key, _NOTHING)
         if values:
             self._given[stored_key] = values
+        elif old:
+            del self._given[stored_key]
         changes: list[tuple[Key, object | None]] = []
         for key in old.keys() - values.keys() if old.keys() != values.keys() else ():
             rivals = self._rivals.get(key, set())
@@ -329,12 +331,12 @@ class Translator:
                 del self._holders[key]
                 changes.append((key, None))
         for key, value in values.items():
-            holder = self._holders.get(key, stored_key)
+            holder = self._holders.setdefault(key, stored_key)
             if stored_key <= holder:
                 if stored_key < holder:
                     self._rivals.setdefault(key, set()).add(holder)
                     self._rivals[key].discard(stored_key)
-                self._holders[key] = stored_key
+                    self._holders[key] = stored_key
                 changes.append((key, value))
             else:
                 self._rivals.setdefault(key, set()).add(stored_key)
