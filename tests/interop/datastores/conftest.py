@@ -45,6 +45,7 @@ class Etcd:
         self._health = health
         client, peer = f"{scheme}://{self.endpoint}", f"http://127.0.0.1:{free_port()}"
         self._folder = folder
+        self._peer = peer
         # etcd 3.4 takes a name and a port, and makes a socket called so in its working directory.
         self.socket = folder / "sock:0"
         self._log = folder / "log"
@@ -75,6 +76,15 @@ class Etcd:
     def wipe(self) -> None:
         """Its data are lost; the next start makes a fresh one."""
         shutil.rmtree(self._folder / "data")
+
+    def restore(self, snapshot: Path) -> None:
+        """Its data are what ``etcdctl snapshot save`` wrote; the cluster keeps its id."""
+        self.wipe()
+        etcdctl(
+            self.endpoint, "snapshot", "restore", str(snapshot), "--name", "test", "--data-dir",
+            str(self._folder / "data"), "--initial-advertise-peer-urls", self._peer, "--initial-cluster",
+            f"test={self._peer}",
+        )  # fmt: skip
 
     def stop(self) -> None:
         if self.process is not None:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,8 @@ from calico_node.datastores.etcd.engine import EtcdEngine
 from calico_node.errors import DatastoreError
 from calico_node.model import NetworkSetKey, SyncStatus
 from calico_node.syncer import SyncerKind, stream
-from tests.interop.datastores.conftest import Etcd
+from tests.interop.datastores.conftest import Etcd, etcdctl
+from tests.interop.datastores.forwarder import Forwarder
 from tests.unit.syncer.test_stream import Consumer, network_set
 
 pytestmark = pytest.mark.anyio
@@ -97,6 +99,41 @@ async def test_a_server_whose_data_are_lost(etcd_server: Etcd, anyio_backend: st
         following.cancel()
         await asyncio.wait({following})
     await client.kv.close()
+
+
+async def test_a_snapshot_that_has_been_written_to_before_anybody_looks(
+    etcd_server: Etcd, anyio_backend: str, tmp_path: Path
+) -> None:
+    """The cluster's id is the old one, the revision a higher one; yet not all of its past is what was watched."""
+    writer = Client(EtcdEngine([etcd_server.endpoint]))
+    await writer.ensure_initialized()
+    await writer.apply(network_set("kept", "10.0.0.0/8"))
+    etcdctl(etcd_server.endpoint, "snapshot", "save", str(tmp_path / "snapshot"))
+    lost = await writer.apply(network_set("lost", "10.0.0.0/8"))
+    async with Forwarder(etcd_server.endpoint) as forwarder:
+        client = Client(EtcdEngine([forwarder.address]))
+        async with aclosing(stream(client, SyncerKind.FELIX, node_name="n1")) as source:
+            consumer = Consumer(source)
+            await consumer.until(int(lost.metadata.resource_version))
+            assert NetworkSetKey("lost") in consumer.values
+            forwarder.hang()
+            forwarder.cut()
+            await asyncio.to_thread(etcd_server.stop)
+            await asyncio.to_thread(etcd_server.restore, tmp_path / "snapshot")
+            await asyncio.to_thread(etcd_server.start)
+            for number in range(5):
+                made = await writer.apply(network_set(f"new{number}", "10.0.0.0/8"))
+            assert int(made.metadata.resource_version) > int(lost.metadata.resource_version)
+            forwarder.flow()
+            async with asyncio.timeout(20):
+                while NetworkSetKey("lost") in consumer.values or consumer.revision < int(
+                    made.metadata.resource_version
+                ):
+                    consumer.apply(await anext(source))
+            names = {f"new{number}" for number in range(5)} | {"kept"}
+            assert {key.name for key in consumer.values if isinstance(key, NetworkSetKey)} >= names
+        await client.kv.close()
+    await writer.kv.close()
 
 
 async def test_a_server_that_was_away_for_long_is_found_at_once(client: Client, etcd_server: Etcd) -> None:
