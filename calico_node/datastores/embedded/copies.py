@@ -244,7 +244,8 @@ def _open_sound(path: Path) -> Store | None:
 
 def _is_damage(error: DatastoreError) -> bool:
     """Of the file, or that it is no store of this release; not a full disk, a lock or a permission."""
-    return error.__cause__ is None or (isinstance(error.__cause__, sqlite3.Error) and is_damage(error.__cause__))
+    cause = error.__cause__
+    return cause is None or (isinstance(cause, sqlite3.Error) and (is_damage(cause) or "disk I/O" in str(cause)))
 
 
 def _move_aside(path: Path, kept: Path) -> bool:

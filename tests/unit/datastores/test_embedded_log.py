@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sqlite3
 import sys
@@ -144,6 +145,15 @@ async def test_a_damaged_store_without_its_log_is_restored(node: Process, path: 
     engine = await EmbeddedEngine.open(path)
     assert set(await stored(engine)) == {"/a", "/b"}
     await engine.close()
+
+
+async def test_a_store_whose_log_was_cut_is_restored(node: Process, path: Path, tmp_path: Path) -> None:
+    assert await tell(node, "/a") == "1"
+    copies.backup(path, tmp_path / "copy")
+    os.truncate(path.with_name("datastore.db-wal"), 5000)
+    restored = copies.restore(path, tmp_path / "copy", replace=True)
+    assert restored.kept is not None
+    assert await put(node, "/b") == 2
 
 
 async def test_a_store_that_nobody_has_open_needs_no_log(path: Path) -> None:
