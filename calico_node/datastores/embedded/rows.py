@@ -33,6 +33,7 @@ CREATE TABLE lease (id INTEGER PRIMARY KEY, ttl INTEGER NOT NULL, boot TEXT NOT 
 COLUMNS = "h.id, h.key, h.value, h.create_revision, h.version, h.lease"
 Row = tuple[int, bytes, bytes | None, int, int, int]
 _VALUES = (bytes, type(None))
+_DAMAGE = ("not a database", "malformed", "Could not decode", "no such table", "too big")
 _REVISIONS = 1 << (63 - SHIFT)
 
 
@@ -51,7 +52,7 @@ def format_fault(db: sqlite3.Connection) -> str:
 
 def is_damage(error: sqlite3.Error) -> bool:
     """Whether the file is at fault; not a lock, a full disk or a permission."""
-    return any(words in str(error) for words in ("not a database", "malformed", "Could not decode", "no such table"))
+    return any(words in str(error) for words in _DAMAGE)
 
 
 def advised(path: Path, error: sqlite3.Error) -> str:

@@ -10,6 +10,7 @@ import os
 import shutil
 import sqlite3
 import stat
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -217,6 +218,35 @@ async def test_a_store_in_use_is_replaced_in_one_commit(engine: EmbeddedEngine, 
     while await engine._read(lambda store: store.maintenance_due()):
         await engine._write(lambda store: store.maintain())
     assert await stored(engine) == {"/a": b"4", "/late": b"1"}
+
+
+async def test_writers_go_on_through_a_restore(engine: EmbeddedEngine, path: Path, copy: Path) -> None:
+    """Each of their transactions is in the old store or the new one; none fails, none is lost afterwards."""
+    await engine.put("/before", b"1")
+    copies.backup(path, copy)
+    writers = [await start(path, "write", number) for number in range(2)]
+    for _ in range(3):
+        for writer in writers:
+            await _acknowledged(writer, 10)
+        restored = await asyncio.to_thread(copies.restore, path, copy, replace=True)
+        for writer in writers:
+            await _acknowledged(writer, 10)
+    last = [await kill_after(writer, 0) for writer in writers]
+    assert all(number > 50 for number in last)
+    found = await stored(engine)
+    assert found.pop("/before") == b"1"
+    for writer, acknowledged in enumerate(last):
+        written = sorted(int(key.rpartition("/")[2]) for key in found if key.startswith(f"/w/{writer}/"))
+        assert written == list(range(written[0], int(found[f"/last/{writer}"]) + 1))
+        assert written[-1] >= acknowledged
+    assert restored.kept is not None
+    assert copies.examine(restored.kept).keys > 20
+
+
+async def _acknowledged(writer: Process, times: int) -> None:
+    assert writer.stdout is not None
+    for _ in range(times):
+        assert await asyncio.wait_for(writer.stdout.readline(), 20)
 
 
 async def test_a_copy_may_stand_where_nothing_was(path: Path, copy: Path) -> None:
