@@ -89,9 +89,11 @@ def restore(path: Path, source: Path, *, replace: bool = False) -> Restored:
         _check_place(path, replace)
         path.parent.mkdir(parents=True, exist_ok=True)
         check_filesystem(path.parent)
+        owner = (path if path.exists() else path.parent).stat()
         lock = FileLock(path.with_name(path.name + "-lock"))
         try:
             with _temporary(path) as staged:
+                _give(staged, owner)
                 with _room_named(path.parent), _said(path):
                     _stage(source, staged)
                 with lock:
@@ -103,6 +105,8 @@ def restore(path: Path, source: Path, *, replace: bool = False) -> Restored:
         notifier = Notifier(path.with_name(path.name + "-notify"))
         notifier.notify()
         notifier.close()
+        for end in ("-lock", "-notify"):
+            _give(path.with_name(path.name + end), owner)
     return restored
 
 
@@ -323,6 +327,12 @@ def _temporary(target: Path) -> Iterator[Path]:
         for end in ("", "-journal", "-wal", "-shm"):
             with suppress(FileNotFoundError):
                 os.unlink(name + end)
+
+
+def _give(path: Path, owner: os.stat_result) -> None:
+    """To whoever the store belongs to: what root restores, the nodes' user has to be able to write."""
+    if os.geteuid() == 0:
+        os.chown(path, owner.st_uid, owner.st_gid)
 
 
 def _publish(copy: Path, target: Path) -> None:
