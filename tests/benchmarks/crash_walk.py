@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from tests.interop.datastores.crash_copies import COPYINGS, Copies, Copying
-from tests.interop.datastores.crash_plan import SCENARIOS, Scenario
+from tests.interop.datastores.crash_plan import SCENARIOS, Open, Scenario
 from tests.interop.datastores.crash_walk import Outcome, Walk, walking
 
 
@@ -21,7 +21,7 @@ def tell(name: str, started: float, counts: dict[str, int], outcomes: list[Outco
         sum(map(bool, values)) for values in zip(*((o.killed, o.faults) for o in outcomes), strict=True)
     )
     print(
-        f"{name:26} {killed:5} kills {len(outcomes) - broken:5} held {broken:3} did not;"
+        f"{name:32} {killed:5} kills {len(outcomes) - broken:5} held {broken:3} did not;"
         f" at most {max(o.opened for o in outcomes):.3f} s to open behind a kill,"
         f" {max(o.seen for o in outcomes):.3f} s to see all; {time.monotonic() - started:.0f} s;"
         f" {', '.join(f'{call} {count}' for call, count in counts.items())}",
@@ -39,6 +39,13 @@ async def walk_through(walk: Walk, scenario: Scenario) -> list[Outcome]:
     return outcomes
 
 
+async def fail_through(walk: Walk, scenario: Scenario) -> list[Outcome]:
+    started, outcomes = time.monotonic(), await walk.fail(scenario, 0, 1)
+    refused = sum(outcome.killed for outcome in outcomes)
+    tell(f"{scenario.name}, failing", started, {"failures": len(outcomes), "refused": refused}, outcomes)
+    return outcomes
+
+
 async def copy_through(walk: Walk, copying: Copying) -> list[Outcome]:
     copies = Copies(walk)
     started, counts = time.monotonic(), await copies.counts(copying)
@@ -53,6 +60,9 @@ async def main(names: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="crash-walk-") as folder:
         async with walking(Path(folder)) as walk:
             outcomes = [outcome for scenario in scenarios for outcome in await walk_through(walk, scenario)]
+            for scenario in scenarios:
+                if Open() not in scenario.act:
+                    outcomes += await fail_through(walk, scenario)
             outcomes += [outcome for copying in copyings for outcome in await copy_through(walk, copying)]
     print(f"{len(outcomes)} runs, {sum(outcome.killed for outcome in outcomes)} kills")
     return 1 if any(outcome.faults for outcome in outcomes) else 0

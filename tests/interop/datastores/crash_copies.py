@@ -20,13 +20,13 @@ from tests.interop.datastores.crash_plan import Writer, revisions, state_after, 
 from tests.interop.datastores.crash_walk import (
     CALLS,
     PATIENCE,
-    TOGETHER,
     Outcome,
     Place,
     Walk,
     Watcher,
     attach,
     count_calls,
+    gather_some,
     inject,
     integrity,
 )
@@ -90,13 +90,10 @@ class Copies:
     async def sample(self, copying: Copying, offset: int, stride: int) -> list[Outcome]:
         """Kill before every ``stride``-th of these calls, from ``offset`` on."""
         places = [(call, n) for call, count in (await self.counts(copying)).items() for n in range(1, count + 1)]
-        turn = asyncio.Semaphore(TOGETHER)
-
-        async def one(call: str, number: int) -> Outcome:
-            async with turn:
-                return await self._step(copying, Place(copying.name, call, number), inject(call, number))
-
-        return await asyncio.gather(*(one(call, number) for call, number in places[offset % stride :: stride]))
+        return await gather_some(
+            self._step(copying, Place(copying.name, call, number), inject(call, number))
+            for call, number in places[offset % stride :: stride]
+        )
 
     async def _step(self, copying: Copying, place: Place, options: Sequence[str]) -> Outcome:
         folder = await self._begin(copying)

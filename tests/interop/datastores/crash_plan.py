@@ -140,16 +140,22 @@ class Writer:
                 await asyncio.gather(*(self._write(engine, write) for write in step.writes))
             elif isinstance(step, Expire):
                 self._clock.shift[0] += 2 * LEASE_SECONDS
-                await engine._look_once()
+                await self._look(engine)
             elif isinstance(step, Compact):
                 try:
                     await engine.compact((await engine.get("/last"))[1] - KEPT)
                 except Compacted:
                     pass  # done before the plan was interrupted
             elif isinstance(step, Look):
-                await engine._look_once()
+                await self._look(engine)
             elif isinstance(step, Close):
                 await self.close()
+
+    async def _look(self, engine: EmbeddedEngine) -> None:
+        try:
+            await engine._look_once()
+        except OSError:
+            pass  # as the engine takes it: what could not be told now is seen a second later
 
     async def _write(self, engine: EmbeddedEngine, write: Write) -> None:
         changes = list(write.changes)

@@ -17,7 +17,7 @@ import sqlite3
 import sys
 import time
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
@@ -44,6 +44,9 @@ CALLS = (
 )  # fmt: skip
 """What a writer is killed before; strace passes over those that the machine does not know."""
 
+FAILURES = (("pwrite64", "ENOSPC"), ("pwrite64", "EIO"), ("fdatasync", "EIO"), ("ftruncate", "EIO"))
+"""What a writer's calls fail with: a full disk, and one that is broken for a moment."""
+
 PATIENCE = 8.0
 """Seconds until something that should be there at once or within two counts as missing: machines may be busy."""
 TOGETHER = 6
@@ -58,7 +61,7 @@ class Place:
     number: int
 
     def __str__(self) -> str:
-        return f"{self.scenario}: killed before {self.call} {self.number}"
+        return f"{self.scenario}: {self.call} {self.number}"
 
 
 @define
@@ -189,17 +192,22 @@ class Walk:
                     break
 
     async def sample(self, scenario: Scenario, offset: int, stride: int) -> list[Outcome]:
-        """Every ``stride``-th place of ``scenario``, from ``offset`` on."""
+        """Kill at every ``stride``-th place of ``scenario``, from ``offset`` on."""
         places = [(call, n) for call, count in (await self.counts(scenario)).items() for n in range(1, count + 1)]
-        turn = asyncio.Semaphore(TOGETHER)
+        chosen = places[offset % stride :: stride]
+        return await gather_some(self.kill(scenario, call, number) for call, number in chosen)
 
-        async def one(call: str, number: int) -> Outcome:
-            async with turn:
-                return await self.kill(scenario, call, number)
+    async def fail(self, scenario: Scenario, offset: int, stride: int) -> list[Outcome]:
+        """Every ``stride``-th of the ``FAILURES`` that ``scenario`` can meet; "killed" if something was refused."""
+        counts = await self.counts(scenario)
+        places = [(*failure, n) for failure in FAILURES for n in range(1, counts.get(failure[0], 0) + 1)]
+        steps = []
+        for call, error, number in places[offset % stride :: stride]:
+            options = ["-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:error={error}:when={number}"]
+            steps.append(self.step(scenario, Place(scenario.name, f"{error} of {call}", number), options, "stumble"))
+        return await gather_some(steps)
 
-        return await asyncio.gather(*(one(call, number) for call, number in places[offset % stride :: stride]))
-
-    async def step(self, scenario: Scenario, place: Place, options: Sequence[str]) -> Outcome:
+    async def step(self, scenario: Scenario, place: Place, options: Sequence[str], what: str = "act") -> Outcome:
         template = await self.template(scenario)
         folder = self.folder / str(next(self._serial))
         shutil.copytree(template, folder)
@@ -208,7 +216,7 @@ class Walk:
         watcher = Watcher(watching, start) if watching else None
         outcome = Outcome(place, killed=False)
         try:
-            acknowledged = await self._act(scenario, folder / "db", options, outcome, watcher)
+            acknowledged = await self._act(what, scenario, folder / "db", options, outcome, watcher)
             await _judge(scenario, folder / "db", acknowledged, watcher, outcome)
         finally:
             if watcher and watching:
@@ -220,10 +228,16 @@ class Walk:
         return outcome
 
     async def _act(
-        self, scenario: Scenario, path: Path, options: Sequence[str], outcome: Outcome, watcher: Watcher | None
+        self,
+        what: str,
+        scenario: Scenario,
+        path: Path,
+        options: Sequence[str],
+        outcome: Outcome,
+        watcher: Watcher | None,
     ) -> int:
         """Let the writer run into strace's trap; the last revision it acknowledged."""
-        reader, conversation = await self.start("act", scenario.name, path)
+        reader, conversation = await self.start(what, scenario.name, path)
         try:
             answer = await reader.readline()
             while answer.strip().isdigit():  # what it did to prepare
@@ -241,8 +255,24 @@ class Walk:
             await strace.wait()
         finally:
             conversation.close()
-        outcome.killed = not (lines and lines[-1] == b"done")
+        done = bool(lines) and lines[-1] == b"done"
+        outcome.killed = not done
+        if what == "stumble":
+            outcome.killed = any(line.startswith(b"refused") for line in lines)
+            if not done:
+                outcome.faults.append(f"the writer did not get over it: {lines[-1:]}")
         return max((int(line) for line in lines if line.isdigit()), default=0)
+
+
+async def gather_some(steps: Iterable[Awaitable[Outcome]]) -> list[Outcome]:
+    """All of them, ``TOGETHER`` at a time."""
+    turn = asyncio.Semaphore(TOGETHER)
+
+    async def one(step: Awaitable[Outcome]) -> Outcome:
+        async with turn:
+            return await step
+
+    return await asyncio.gather(*map(one, steps))
 
 
 def count_calls(log: Path) -> dict[str, int]:

@@ -23,21 +23,41 @@ from calico_node.calicoctl.main import main
 from calico_node.datastores.embedded import EmbeddedEngine, copies, store
 from calico_node.datastores.kv import Put
 from calico_node.errors import Compacted, DatastoreError
-from tests.interop.datastores.crash_plan import SCENARIOS, Writer
+from tests.interop.datastores.crash_plan import SCENARIOS, Scenario, Writer, rest
+
+
+async def _ready(conversation: socket.socket, scenario: Scenario, path: str) -> Writer:
+    scenario.set_limits()
+    writer = Writer(Path(path), lambda revision: conversation.sendall(b"%d\n" % revision))
+    await writer.carry_out(scenario.prepare)
+    conversation.sendall(b"ready %d\n" % os.getpid())
+    if not conversation.recv(1):
+        os._exit(1)
+    return writer
 
 
 async def act(conversation: socket.socket, name: str, path: str) -> None:
     """The writer of a scenario: ready, wait, each revision acknowledged, done."""
     scenario = next(scenario for scenario in SCENARIOS if scenario.name == name)
-    scenario.set_limits()
-    writer = Writer(Path(path), lambda revision: conversation.sendall(b"%d\n" % revision))
-    if scenario.prepare:
-        await writer.carry_out(scenario.prepare)
-    conversation.sendall(b"ready %d\n" % os.getpid())
-    if not conversation.recv(1):
-        os._exit(1)
+    writer = await _ready(conversation, scenario, path)
     await writer.carry_out(scenario.act)
     conversation.sendall(b"done\n")
+    os._exit(0)
+
+
+async def stumble(conversation: socket.socket, name: str, path: str) -> None:
+    """The writer of a scenario in which a system call fails: what is refused it asks for again, where that stands."""
+    scenario = next(scenario for scenario in SCENARIOS if scenario.name == name)
+    writer = await _ready(conversation, scenario, path)
+    left = list(scenario.act)
+    for _ in range(3):
+        try:
+            await writer.carry_out(left)
+            conversation.sendall(b"done\n")
+            break
+        except DatastoreError as error:
+            conversation.sendall(f"refused: {error}\n".encode())
+            left = rest(scenario.plan, (await (await writer.open()).get("/last"))[1] - 1)
     os._exit(0)
 
 
@@ -109,7 +129,7 @@ def copy(conversation: socket.socket, what: str, folder: str) -> None:
         conversation.sendall(b"done")
 
 
-TASKS = {"act": act, "crash": crash, "write": write, "calicoctl": calicoctl, "copy": copy}
+TASKS = {"act": act, "stumble": stumble, "crash": crash, "write": write, "calicoctl": calicoctl, "copy": copy}
 
 
 COMMANDS = ("commands", "manifests", "snapshot", "version", "ipam.cli", "ipam.check", "ipam.release", "ipam.split")

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.interop.datastores.crash_copies import COPYINGS, Copies, Copying
-from tests.interop.datastores.crash_plan import SCENARIOS, Scenario
+from tests.interop.datastores.crash_plan import SCENARIOS, Open, Scenario
 from tests.interop.datastores.crash_storm import Storm
 from tests.interop.datastores.crash_walk import Outcome, Walk, walking
 
 STRIDE = 7
 COPY_STRIDE = 37
+FAIL_STRIDE = 23
 SECONDS = 2.0
 
 
@@ -37,15 +38,27 @@ async def test_a_killed_writer_leaves_whole_transactions_and_every_event(walk: W
 
 
 @pytest.mark.anyio
+async def test_a_writer_gets_over_what_a_full_or_broken_disk_refuses(walk: Walk) -> None:
+    offset = random.SystemRandom().randrange(FAIL_STRIDE)
+    for scenario in SCENARIOS:
+        if Open() not in scenario.act:
+            faultless(await walk.fail(scenario, offset, FAIL_STRIDE))
+
+
+@pytest.mark.anyio
 @pytest.mark.parametrize("copying", COPYINGS, ids=[copying.name.replace(" ", "-") for copying in COPYINGS])
 async def test_a_killed_backup_or_restore_leaves_one_or_the_other(walk: Walk, copying: Copying) -> None:
     offset = random.SystemRandom().randrange(COPY_STRIDE)
     judge(await Copies(walk).sample(copying, offset, COPY_STRIDE))
 
 
-def judge(outcomes: list[Outcome]) -> None:
+def faultless(outcomes: list[Outcome]) -> None:
     faults = [f"{outcome.place}: {fault}" for outcome in outcomes for fault in outcome.faults]
     assert not faults, "\n".join(faults)
+
+
+def judge(outcomes: list[Outcome]) -> None:
+    faultless(outcomes)
     assert sum(outcome.killed for outcome in outcomes) > len(outcomes) / 2
 
 
