@@ -21,11 +21,16 @@ WRITERS = 4
 
 @define
 class Storm:
-    """``run`` it, then read ``faults``: what did not hold."""
+    """``run`` it, then read ``faults``: what did not hold.
+
+    ``watched``: two engines have the datastore open all the time.  Otherwise the writers open and close it again and
+    again, so that there is a last one, who removes the log.
+    """
 
     walk: Walk
     path: Path
     seed: int
+    watched: bool = True
     faults: list[str] = Factory(list)
     kills: int = 0
     acknowledged: dict[str, int] = Factory(dict)
@@ -34,28 +39,32 @@ class Storm:
     _names: Iterator[int] = Factory(itertools.count)
 
     async def run(self, seconds: float) -> None:
-        engine = await EmbeddedEngine.open(self.path)
-        second = await EmbeddedEngine.open(self.path)
-        watchers = [Watcher(engine, 2), Watcher(second, 2)]
+        engines, watchers = (await self._watch()) if self.watched else ([], [])
         try:
             until = asyncio.get_running_loop().time() + seconds
             await asyncio.gather(*(self._lives(random.Random(self.seed + slot), until) for slot in range(WRITERS)))
-            await self._judge(engine, watchers)
+            if not self.watched:
+                engines, watchers = await self._watch()
+            await self._judge(engines[0], watchers)
         except TimeoutError:
             self.faults.append(f"something took more than {PATIENCE:.0f} s")
         finally:
             for watcher in watchers:
                 await watcher.stop()
-            await second.close()
-            await engine.close()
+            for engine in engines:
+                await engine.close()
         if (answer := integrity(self.path)) != "ok":
             self.faults.append(f"integrity_check: {answer}")
+
+    async def _watch(self) -> tuple[list[EmbeddedEngine], list[Watcher]]:
+        engines = [await EmbeddedEngine.open(self.path) for _ in range(2)]
+        return engines, [Watcher(engine, 2) for engine in engines]
 
     async def _lives(self, dice: random.Random, until: float) -> None:
         """One writer after the other, each killed."""
         while (loop := asyncio.get_running_loop()).time() < until:
             name = str(next(self._names))
-            reader, conversation = await self.walk.start("write", name, self.path)
+            reader, conversation = await self.walk.start("write" if self.watched else "visit", name, self.path)
             pid = int((await asyncio.wait_for(reader.readline(), PATIENCE)).split()[1])
             life = dice.random() ** 2 * 0.5
             killing = loop.call_later(life, os.kill, pid, signal.SIGKILL)

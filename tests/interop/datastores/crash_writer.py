@@ -68,6 +68,14 @@ async def crash(conversation: socket.socket, name: str, path: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _transaction(dice: random.Random, name: str, number: int) -> list[Put]:
+    return [
+        Put("/all", f"{name} {number}".encode()),
+        Put(f"/w/{name}/{number}", bytes(dice.choice((10, 100, 5_000)))),
+        Put(f"/last/{name}", b"%d" % number),
+    ]
+
+
 async def write(conversation: socket.socket, name: str, path: str) -> None:
     """Transactions numbered from 0, each told when it is acknowledged, until someone kills this process.
 
@@ -78,19 +86,29 @@ async def write(conversation: socket.socket, name: str, path: str) -> None:
     conversation.sendall(b"ready %d\n" % os.getpid())
     engine = await EmbeddedEngine.open(Path(path))
     for number in itertools.count():
-        value = b"%d" % number
-        changes = [
-            Put("/all", f"{name} {number}".encode()),
-            Put(f"/w/{name}/{number}", bytes(dice.choice((10, 100, 5_000)))),
-            Put(f"/last/{name}", value),
-        ]
+        changes = _transaction(dice, name, number)
         if dice.random() < 0.1:
             changes.append(Put(f"/leased/{name}/{number}", b"", await engine.grant(1)))
         revision = (await engine.txn((), changes)).revision
-        conversation.sendall(value + b"\n")
+        conversation.sendall(b"%d\n" % number)
         if dice.random() < 0.05 and revision > 1000:
             with contextlib.suppress(Compacted):
                 await engine.compact(revision - 1000)
+
+
+async def visit(conversation: socket.socket, name: str, path: str) -> None:
+    """Such transactions, a few at a time, by one who opens the datastore for them and closes it behind them."""
+    store._WAL_PASSIVE_BYTES = 20_000
+    dice = random.Random(name)
+    conversation.sendall(b"ready %d\n" % os.getpid())
+    numbers = itertools.count()
+    while True:
+        engine = await EmbeddedEngine.open(Path(path))
+        for number in itertools.islice(numbers, dice.randrange(4)):
+            await engine.txn((), _transaction(dice, name, number))
+            conversation.sendall(b"%d\n" % number)
+        await engine.close()
+        await asyncio.sleep(dice.random() * 0.03)
 
 
 def calicoctl(conversation: socket.socket, arguments: str, folder: str) -> None:
@@ -129,7 +147,15 @@ def copy(conversation: socket.socket, what: str, folder: str) -> None:
         conversation.sendall(b"done")
 
 
-TASKS = {"act": act, "stumble": stumble, "crash": crash, "write": write, "calicoctl": calicoctl, "copy": copy}
+TASKS = {
+    "act": act,
+    "stumble": stumble,
+    "crash": crash,
+    "write": write,
+    "visit": visit,
+    "calicoctl": calicoctl,
+    "copy": copy,
+}
 
 
 COMMANDS = ("commands", "manifests", "snapshot", "version", "ipam.cli", "ipam.check", "ipam.release", "ipam.split")
