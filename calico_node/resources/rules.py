@@ -200,12 +200,13 @@ def _workload_endpoint(resource: Any) -> None:
             raise Fault("is not among ipNetworks", nat.internal_ip, f"{path}.internalIP")
     for index, port in enumerate(spec.ports):
         try:
-            _workload_endpoint_port(port)
+            check_workload_endpoint_port(port)
         except Fault as fault:
             raise fault.under(f"spec.ports[{index}]") from None
 
 
-def _workload_endpoint_port(port: Any) -> None:
+def check_workload_endpoint_port(port: Any) -> None:
+    """Raises ``Fault``."""
     _endpoint_port_protocol(port.protocol, "protocol")
     if port.name:
         _apply(check_port_name, port.name, "name")

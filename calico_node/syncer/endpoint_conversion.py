@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from sys import intern
 from typing import Any
 
 import orjson
@@ -47,27 +48,32 @@ def workload_endpoint(resource: Any) -> WorkloadEndpoint | None:
     spec, metadata = resource.spec, resource.metadata
     if not spec.ip_networks:
         return None
-    # Labels with these prefixes are inherited from profiles; a pod must not claim them itself.
-    labels = {name: value for name, value in metadata.labels.items() if not name.startswith(_INHERITED)}
-    if spec.service_account_name:
-        labels[SERVICE_ACCOUNT_LABEL] = spec.service_account_name
     nats = [IPNat(nat.internal_ip, nat.external_ip) for nat in spec.ip_nats] if spec.ip_nats else ()
-    ipv4_nets = _nets(spec.ip_networks, 4)
+    ipv4_nets = endpoint_nets(spec.ip_networks, 4)
     return WorkloadEndpoint(
         name=spec.interface_name or "",
         mac=spec.mac or "",
         profile_ids=tuple(spec.profiles or ()),
         ipv4_nets=ipv4_nets,
-        ipv6_nets=_nets(spec.ip_networks, 6) if len(ipv4_nets) < len(spec.ip_networks) else (),
+        ipv6_nets=endpoint_nets(spec.ip_networks, 6) if len(ipv4_nets) < len(spec.ip_networks) else (),
         ipv4_nat=tuple([nat for nat in nats if ip_version(nat.internal_ip) == 4]) if nats else (),
         ipv6_nat=tuple([nat for nat in nats if ip_version(nat.internal_ip) == 6]) if nats else (),
-        labels=labels,
+        labels=endpoint_labels(metadata.labels, spec.service_account_name),
         ports=_ports([port for port in spec.ports if port.name]) if spec.ports else (),
         generate_name=metadata.generate_name or "",
         allow_spoofed_source_prefixes=tuple(map(canonical_cidr, spec.allow_spoofed_source_prefixes or ())),
         annotations=dict(metadata.annotations),
         qos_controls=_qos(spec.qos_controls),
     )
+
+
+def endpoint_labels(own: Mapping[str, str], service_account: str | None) -> dict[str, str]:
+    """A copy of a workload's labels as policies see them; equal values, few in number, are kept once."""
+    # Labels with these prefixes are inherited from profiles; a pod must not claim them itself.
+    labels = {name: intern(value) for name, value in own.items() if not name.startswith(_INHERITED)}
+    if service_account:
+        labels[SERVICE_ACCOUNT_LABEL] = service_account
+    return labels
 
 
 def _qos(controls: Any | None) -> dict[str, int]:
@@ -116,7 +122,7 @@ def ip_pool(resource: Any) -> IPPool:
     )
 
 
-def _nets(values: Iterable[str], version: int) -> tuple[str, ...]:
+def endpoint_nets(values: Iterable[str], version: int) -> tuple[str, ...]:
     return tuple([canonical_cidr(value) for value in values if ip_version(value) == version])
 
 
@@ -124,11 +130,11 @@ _PORT_PROTOCOLS = {"6": "tcp", "17": "udp", "132": "sctp"}
 
 
 def _ports(ports: Iterable[Any]) -> tuple[EndpointPort, ...]:
-    return tuple([_port(port.name, port.protocol, port.port) for port in ports])
+    return tuple([endpoint_port(port.name, port.protocol, port.port) for port in ports])
 
 
 @lru_cache(maxsize=1024)  # the same few ports over and over
-def _port(name: str, protocol: str | int, number: int) -> EndpointPort:
+def endpoint_port(name: str, protocol: str | int, number: int) -> EndpointPort:
     """A protocol may be given by number; rules know it by name."""
     text = str(protocol).lower()
     return EndpointPort(name, _PORT_PROTOCOLS.get(text, text), number)

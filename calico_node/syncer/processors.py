@@ -44,6 +44,7 @@ from calico_node.model import (
 )
 from calico_node.resources import KINDS, to_dict, validate
 from calico_node.syncer import configuration, endpoint_conversion, policy_conversion
+from calico_node.syncer.usual_endpoint import usual_workload_endpoint
 
 _log = logging.getLogger(__name__)
 
@@ -293,6 +294,10 @@ class Translator:
             return {}  # built in; what is stored under its name counts nowhere
         if self._wanted.own_node and name.kind == "Node" and name.name != self._wanted.own_node:
             return {}
+        if processor is _workload_endpoint:
+            usual = usual_workload_endpoint(stored.value)
+            if usual is not None:
+                return {endpoint_conversion.workload_endpoint_key(name.namespace, name.name): usual}
         resource = read_resource(name.kind, stored)
         validate(resource)
         return processor(name, resource)
