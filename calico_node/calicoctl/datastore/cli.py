@@ -77,8 +77,7 @@ def backup(ctx: click.Context, /, **options: Any) -> None:
 def restore(ctx: click.Context, /, **options: Any) -> None:
     """Put FILE, a backup, in the embedded datastore's place; nodes that are running go on with it.
 
-    The datastore may be gone or damaged. What leases were to hold longer than their time, or than this host has been
-    up, goes away.
+    The datastore may be gone or damaged. Keys on a lease, such as a node's status, stay where it is still renewed.
     """
     run(ctx, "datastore.backup:restore", options)
 

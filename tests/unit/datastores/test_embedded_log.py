@@ -110,7 +110,7 @@ async def test_nothing_is_lost_and_all_go_on_together(node: Process, path: Path,
     check.close()
 
 
-@pytest.mark.parametrize("ends", REMOVED)
+@pytest.mark.parametrize("ends", REMOVED[:2])
 async def test_a_newcomer_waits_until_the_log_is_saved(
     node: Process, path: Path, tmp_path: Path, ends: tuple[str, ...]
 ) -> None:
