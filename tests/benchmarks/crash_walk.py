@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from tests.interop.datastores.crash_copies import COPYINGS, Copies, Copying
-from tests.interop.datastores.crash_plan import SCENARIOS, Open, Scenario
+from tests.interop.datastores.crash_plan import SCENARIOS, Scenario
 from tests.interop.datastores.crash_walk import Outcome, Walk, walking
 
 
@@ -61,8 +61,7 @@ async def main(names: list[str]) -> int:
         async with walking(Path(folder)) as walk:
             outcomes = [outcome for scenario in scenarios for outcome in await walk_through(walk, scenario)]
             for scenario in scenarios:
-                if Open() not in scenario.act:
-                    outcomes += await fail_through(walk, scenario)
+                outcomes += await fail_through(walk, scenario)
             outcomes += [outcome for copying in copyings for outcome in await copy_through(walk, copying)]
     print(f"{len(outcomes)} runs, {sum(outcome.killed for outcome in outcomes)} kills")
     return 1 if any(outcome.faults for outcome in outcomes) else 0

@@ -118,6 +118,8 @@ class Store:
             )
         if writable:
             self._require_log()  # a copy put here by hand has none
+            # For want of descriptors SQLite opens for reading alone, and would refuse every write from then on.
+            execute("DELETE FROM meta WHERE 0")
         execute(f"PRAGMA synchronous = {self._durability.value}")
         execute("PRAGMA cache_size = -8192")
         execute(f"PRAGMA journal_size_limit = {_WAL_KEPT_BYTES}")

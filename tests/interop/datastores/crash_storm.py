@@ -36,6 +36,7 @@ class Storm:
     acknowledged: dict[str, int] = Factory(dict)
     """The last transaction of each writer that it was told is stored."""
     events: int = 0
+    _alive: set[int] = Factory(set)
     _names: Iterator[int] = Factory(itertools.count)
 
     async def run(self, seconds: float) -> None:
@@ -66,17 +67,20 @@ class Storm:
             name = str(next(self._names))
             reader, conversation = await self.walk.start("write" if self.watched else "visit", name, self.path)
             pid = int((await asyncio.wait_for(reader.readline(), PATIENCE)).split()[1])
-            life = dice.random() ** 2 * 0.5
-            killing = loop.call_later(life, os.kill, pid, signal.SIGKILL)
-            ended = loop.time() + life
+            killing = loop.call_later(dice.random() ** 2 * 0.5, self._kill, pid)
+            self._alive.add(pid)
             for line in (await reader.read()).splitlines(keepends=True):
                 if line.endswith(b"\n"):
                     self.acknowledged[name] = int(line)
-            if loop.time() < ended:
+            if pid in self._alive:
                 killing.cancel()
                 self.faults.append(f"writer {name} ended by itself")
             conversation.close()
-            self.kills += 1
+
+    def _kill(self, pid: int) -> None:
+        os.kill(pid, signal.SIGKILL)
+        self._alive.discard(pid)
+        self.kills += 1
 
     async def _judge(self, engine: EmbeddedEngine, watchers: list[Watcher]) -> None:
         # What was written with a lease goes within the second that the lease has, and the one between two looks.

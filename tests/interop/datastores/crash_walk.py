@@ -44,8 +44,10 @@ CALLS = (
 )  # fmt: skip
 """What a writer is killed before; strace passes over those that the machine does not know."""
 
-FAILURES = (("pwrite64", "ENOSPC"), ("pwrite64", "EIO"), ("fdatasync", "EIO"), ("ftruncate", "EIO"))
-"""What a writer's calls fail with: a full disk, and one that is broken for a moment."""
+FAILURES = (
+    ("pwrite64", "ENOSPC"), ("pwrite64", "EIO"), ("fdatasync", "EIO"), ("ftruncate", "EIO"), ("openat", "EMFILE"),
+)  # fmt: skip
+"""What a writer's calls fail with: a full disk, one that is broken for a moment, too many files."""
 
 PATIENCE = 8.0
 """Seconds until something that should be there at once or within two counts as missing: machines may be busy."""

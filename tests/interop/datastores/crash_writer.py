@@ -57,6 +57,9 @@ async def stumble(conversation: socket.socket, name: str, path: str) -> None:
             break
         except DatastoreError as error:
             conversation.sendall(f"refused: {error}\n".encode())
+            if writer.engine is None:  # whoever cannot open it tries again from the start, as the judge does
+                conversation.sendall(b"done\n")
+                break
             left = rest(scenario.plan, (await (await writer.open()).get("/last"))[1] - 1)
     os._exit(0)
 
