@@ -79,7 +79,10 @@ class EmbeddedEngine:
         cls, path: Path, *, clock: Clock | None = None, durability: Durability = Durability.DISK
     ) -> EmbeddedEngine:
         """Open the store, making file and folder where they are missing.  Raises ``DatastoreError``."""
-        engine = cls(path, clock, durability)
+        try:
+            engine = cls(path, clock, durability)
+        except OSError as error:  # the clock's boot id
+            raise DatastoreError(f"{error.filename}: {error.strerror}") from None
         try:
             await engine._in_thread(engine._write_thread, engine._open_files)
         except BaseException:
@@ -117,10 +120,10 @@ class EmbeddedEngine:
                     self._open_database(path)
                 opened.pop_all()
         except OSError as error:
-            raise DatastoreError(
-                f"{error.filename or path}: {error.strerror}; set CALICO_DATASTORE_PATH (or CALICO_STATE_DIR) to a "
-                "place this user can write"
-            ) from None
+            advice = "; set CALICO_DATASTORE_PATH (or CALICO_STATE_DIR) to a place this user can write"
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.EIO):
+                advice = ""  # no place would help
+            raise DatastoreError(f"{error.filename or path}: {error.strerror}{advice}") from None
 
     def _open_database(self, path: Path) -> None:
         """Under the lock."""

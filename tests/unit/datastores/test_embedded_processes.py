@@ -205,18 +205,6 @@ async def test_a_foreign_sqlite_file_is_refused(path: Path) -> None:
         await EmbeddedEngine.open(path)
 
 
-async def test_a_file_that_is_refused_is_not_held_open(path: Path) -> None:
-    """Whoever tries again and again must not run out of descriptors, or of inotify instances."""
-    path.write_bytes(b"not a database at all" * 100)
-    held = []
-    for _ in range(3):
-        with pytest.raises(DatastoreError):
-            await EmbeddedEngine.open(path)
-        held.append(sorted(os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()))
-    assert not [name for name in held[-1] if str(path) in name]
-    assert len(held[0]) == len(held[-1])
-
-
 async def test_a_damaged_file_is_refused(path: Path) -> None:
     path.write_bytes(b"not a database at all" * 100)
     with pytest.raises(DatastoreError, match=r"datastore\.db: file is not a database; 'calicoctl datastore restore"):
