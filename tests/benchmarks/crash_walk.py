@@ -12,8 +12,11 @@ import time
 from pathlib import Path
 
 from tests.interop.datastores.crash_copies import COPYINGS, Copies, Copying
-from tests.interop.datastores.crash_plan import SCENARIOS, Scenario
+from tests.interop.datastores.crash_plan import BIG, SCENARIOS, Scenario
 from tests.interop.datastores.crash_walk import Outcome, Walk, walking
+
+BIG_STRIDE = 41
+"""Of the thousands of calls that big values need."""
 
 
 def tell(name: str, started: float, counts: dict[str, int], outcomes: list[Outcome]) -> None:
@@ -39,6 +42,13 @@ async def walk_through(walk: Walk, scenario: Scenario) -> list[Outcome]:
     return outcomes
 
 
+async def stride_through(walk: Walk, scenario: Scenario) -> list[Outcome]:
+    started, counts = time.monotonic(), await walk.counts(scenario)
+    outcomes = await walk.sample(scenario, 0, BIG_STRIDE)
+    tell(scenario.name, started, counts, outcomes)
+    return outcomes
+
+
 async def fail_through(walk: Walk, scenario: Scenario) -> list[Outcome]:
     started, outcomes = time.monotonic(), await walk.fail(scenario, 0, 1)
     refused = sum(outcome.killed for outcome in outcomes)
@@ -60,6 +70,8 @@ async def main(names: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="crash-walk-") as folder:
         async with walking(Path(folder)) as walk:
             outcomes = [outcome for scenario in scenarios for outcome in await walk_through(walk, scenario)]
+            if not names or BIG.name in names:
+                outcomes += await stride_through(walk, BIG)
             for scenario in scenarios:
                 outcomes += await fail_through(walk, scenario)
             outcomes += [outcome for copying in copyings for outcome in await copy_through(walk, copying)]

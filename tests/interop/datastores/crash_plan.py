@@ -238,3 +238,10 @@ SCENARIOS = (
     Scenario("opening alone", _first, [], [Open(), write(3), Close()], watched=False),
     Scenario("opening after a crash", _first, [], [Open(), write(3), Close()], watched=False, crashed=True),
 )
+
+BIG = Scenario("checkpoint of big values", _first, writes(3, 7, 300_000), writes(7, 9, 300_000))
+"""Under the limits that hold outside of tests: thousands of calls."""
+
+
+def scenario_named(name: str) -> Scenario:
+    return next(scenario for scenario in (*SCENARIOS, BIG) if scenario.name == name)

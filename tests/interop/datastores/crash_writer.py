@@ -23,7 +23,7 @@ from calico_node.calicoctl.main import main
 from calico_node.datastores.embedded import EmbeddedEngine, copies, store
 from calico_node.datastores.kv import Put
 from calico_node.errors import Compacted, DatastoreError
-from tests.interop.datastores.crash_plan import SCENARIOS, Scenario, Writer, rest
+from tests.interop.datastores.crash_plan import Scenario, Writer, rest, scenario_named
 
 
 async def _ready(conversation: socket.socket, scenario: Scenario, path: str) -> Writer:
@@ -38,7 +38,7 @@ async def _ready(conversation: socket.socket, scenario: Scenario, path: str) -> 
 
 async def act(conversation: socket.socket, name: str, path: str) -> None:
     """The writer of a scenario: ready, wait, each revision acknowledged, done."""
-    scenario = next(scenario for scenario in SCENARIOS if scenario.name == name)
+    scenario = scenario_named(name)
     writer = await _ready(conversation, scenario, path)
     await writer.carry_out(scenario.act)
     conversation.sendall(b"done\n")
@@ -47,7 +47,7 @@ async def act(conversation: socket.socket, name: str, path: str) -> None:
 
 async def stumble(conversation: socket.socket, name: str, path: str) -> None:
     """The writer of a scenario in which a system call fails: what is refused it asks for again, where that stands."""
-    scenario = next(scenario for scenario in SCENARIOS if scenario.name == name)
+    scenario = scenario_named(name)
     writer = await _ready(conversation, scenario, path)
     left = list(scenario.act)
     for _ in range(3):
@@ -66,7 +66,7 @@ async def stumble(conversation: socket.socket, name: str, path: str) -> None:
 
 async def crash(conversation: socket.socket, name: str, path: str) -> None:
     """Does what comes before a scenario, and dies."""
-    scenario = next(scenario for scenario in SCENARIOS if scenario.name == name)
+    scenario = scenario_named(name)
     await Writer(Path(path)).carry_out(scenario.before)
     os.kill(os.getpid(), signal.SIGKILL)
 
