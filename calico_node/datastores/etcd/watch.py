@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -41,6 +42,8 @@ SILENCE = 5.0
 SILENCE_AT_START = 15.0
 """The same before the first answer of any kind: an etcd from 3.4.25 answers only once the watch has caught up."""
 _LATE = 0.2
+_AHEAD = 4
+"""Answers that are read ahead of their use: few, since each may have megabytes."""
 _PROGRESS = rpc_pb2.WatchRequest(progress_request=rpc_pb2.WatchProgressRequest())
 
 
@@ -103,7 +106,7 @@ class _Stream:
         self._previous = previous
         self.token: str | None = None
         self._call: Any = None
-        self._reading: asyncio.Task[Any] | None = None
+        self._answers: _Answers | None = None
 
     async def open(self) -> None:
         """Until etcd has said that the watch is there.  Raises ``DatastoreError``, ``Compacted``."""
@@ -169,20 +172,18 @@ class _Stream:
         revision, unconfirmed = self._start - 1, 0
         questions = _Questions()
         fragments = _Fragments()
-        self._reading = asyncio.ensure_future(self._call.read())
+        answers = self._answers = _Answers(self._call)
         while True:
             # Others' answers may tell meanwhile that the store has moved on.
-            done, _ = await asyncio.wait({self._reading}, timeout=PROGRESS_PERIOD / 2)
-            if not done:
+            if not await answers.come(PROGRESS_PERIOD / 2):
                 if questions.due(eager=unconfirmed > revision or self._connections.revision > revision):
-                    await self._ask(questions)
+                    await self._ask(questions, answers)
                 continue
-            if self._reading.cancelled():
+            if answers.cut_off:
                 raise self._closed()
-            answer = self._reading.result()
+            answer = answers.take()
             if answer is grpc.aio.EOF:
                 raise await self._ended(time.monotonic())
-            self._reading = asyncio.ensure_future(self._call.read())
             self._connections.seen(self._member, answer)
             self._check(answer)
             confirms = questions.answered(progress=not answer.events and not answer.created)
@@ -203,11 +204,10 @@ class _Stream:
                     questions.resumed()
                 unconfirmed = answer.header.revision
 
-    async def _ask(self, questions: _Questions) -> None:
+    async def _ask(self, questions: _Questions, answers: _Answers) -> None:
         if questions.silent():
             # The loop itself may have been busy for so long, and the answer be there.
-            done, _ = await asyncio.wait({self._reading} if self._reading else set(), timeout=_LATE)
-            if not done:
+            if not await answers.come(_LATE):
                 self._connections.failed(self._member, silent=True)
                 raise DatastoreError(f"etcd at {self._member.endpoint.name}: the watch is silent, no answer in time")
             return
@@ -254,9 +254,63 @@ class _Stream:
 
     async def close(self) -> None:
         self.cancel()
-        if self._reading is not None:
-            self._reading.cancel()
-            await asyncio.gather(self._reading, return_exceptions=True)
+        if self._answers is not None:
+            await self._answers.close()
+
+
+class _Answers:
+    """What comes on a stream, read ahead by one task: a task and a wait for each cost as much as its way here."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+        self._held: deque[Any] = deque()
+        self._taken = asyncio.Event()
+        self._waiting: asyncio.Future[None] | None = None
+        self._reading = asyncio.ensure_future(self._read())
+        self._reading.add_done_callback(self._wake)
+
+    async def _read(self) -> None:
+        while True:
+            answer = await self._call.read()
+            self._held.append(answer)
+            self._wake()
+            if answer is grpc.aio.EOF:
+                return
+            while len(self._held) >= _AHEAD:
+                self._taken.clear()
+                await self._taken.wait()
+
+    def _wake(self, _: object = None) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    async def come(self, seconds: float) -> bool:
+        """Whether there is an answer, or the end, within so many seconds."""
+        if not (self._held or self._reading.done()):
+            loop = asyncio.get_running_loop()
+            self._waiting = loop.create_future()
+            timer = loop.call_later(seconds, self._wake)
+            try:
+                await self._waiting
+            finally:
+                timer.cancel()
+        return bool(self._held) or self._reading.done()
+
+    @property
+    def cut_off(self) -> bool:
+        """All that came is taken, and the call has been cancelled under the reader."""
+        return not self._held and self._reading.cancelled()
+
+    def take(self) -> Any:
+        """The next answer that has come.  Raises what reading raised."""
+        if not self._held:
+            self._reading.result()
+        self._taken.set()
+        return self._held.popleft()
+
+    async def close(self) -> None:
+        self._reading.cancel()
+        await asyncio.gather(self._reading, return_exceptions=True)
 
 
 class _Fragments:

@@ -167,6 +167,17 @@ class EngineSuite(TransactionSuite, HistorySuite, LeaseSuite, ConcurrencySuite):
         assert [(event.type, event.kv) for event in bare] == [(event.type, event.kv) for event in whole]
         assert all(event.prev in (None, complete.prev) for event, complete in zip(bare, whole, strict=True))
 
+    async def test_a_watcher_that_is_away_gets_every_event_once_and_in_order(self, engine: KVEngine) -> None:
+        first = await engine.put("/t/a", b"first")
+        async with aclosing(engine.watch("/t/", start_revision=first)) as watch:
+            assert len(await events_until(watch, first)) == 1
+            for number in range(60):
+                last = await engine.put("/t/a", b"%d" % number)
+                await asyncio.sleep(0)
+            events = await events_until(watch, last)
+        assert [event.kv.value for event in events] == [b"%d" % number for number in range(60)]
+        assert [event.kv.mod_revision for event in events] == list(range(first + 1, last + 1))
+
     async def test_watch_of_a_future_revision_waits_for_it(self, engine: KVEngine) -> None:
         now = await engine.put("/t/a", b"1")
         async with aclosing(engine.watch("/t/", start_revision=now + 2)) as watch:
