@@ -20,9 +20,9 @@ BIG_STRIDE = 41
 
 
 def tell(name: str, started: float, counts: dict[str, int], outcomes: list[Outcome]) -> None:
-    killed, broken = (
-        sum(map(bool, values)) for values in zip(*((o.killed, o.faults) for o in outcomes), strict=True)
-    )
+    if not outcomes:
+        return
+    killed, broken = sum(outcome.killed for outcome in outcomes), sum(bool(outcome.faults) for outcome in outcomes)
     print(
         f"{name:32} {killed:5} kills {len(outcomes) - broken:5} held {broken:3} did not;"
         f" at most {max(o.opened for o in outcomes):.3f} s to open behind a kill,"

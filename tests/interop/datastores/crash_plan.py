@@ -118,11 +118,20 @@ class ShiftedClock(Clock):
 
 
 class Writer:
-    """Carries out plans; ``acknowledged`` is told each revision that the engine has answered with."""
+    """Carries out plans; ``acknowledged`` is told each revision that the engine has answered with.
 
-    def __init__(self, path: Path, acknowledged: Callable[[int], None] = lambda revision: None) -> None:
+    ``one_by_one``: nothing together, where some may be refused and others not, and no plan knows which.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        acknowledged: Callable[[int], None] = lambda revision: None,
+        one_by_one: bool = False,
+    ) -> None:
         self._path = path
         self._acknowledged = acknowledged
+        self._one_by_one = one_by_one
         self._clock = ShiftedClock(Clock.system().boot)
         self.engine: EmbeddedEngine | None = None
 
@@ -136,6 +145,9 @@ class Writer:
             engine = await self.open()
             if isinstance(step, Write):
                 await self._write(engine, step)
+            elif isinstance(step, Together) and self._one_by_one:
+                for write in step.writes:
+                    await self._write(engine, write)
             elif isinstance(step, Together):
                 await asyncio.gather(*(self._write(engine, write) for write in step.writes))
             elif isinstance(step, Expire):

@@ -20,15 +20,17 @@ from importlib import import_module
 from pathlib import Path
 
 from calico_node.calicoctl.main import main
+from calico_node.datastores import Client
 from calico_node.datastores.embedded import EmbeddedEngine, copies, store
 from calico_node.datastores.kv import Put
-from calico_node.errors import Compacted, DatastoreError
+from calico_node.errors import Compacted, DatastoreError, ResourceDoesNotExist
+from calico_node.ipam import IPAM, AssignRequest, KVStore
 from tests.interop.datastores.crash_plan import Scenario, Writer, rest, scenario_named
 
 
-async def _ready(conversation: socket.socket, scenario: Scenario, path: str) -> Writer:
+async def _ready(conversation: socket.socket, scenario: Scenario, path: str, one_by_one: bool = False) -> Writer:
     scenario.set_limits()
-    writer = Writer(Path(path), lambda revision: conversation.sendall(b"%d\n" % revision))
+    writer = Writer(Path(path), lambda revision: conversation.sendall(b"%d\n" % revision), one_by_one)
     await writer.carry_out(scenario.prepare)
     conversation.sendall(b"ready %d\n" % os.getpid())
     if not conversation.recv(1):
@@ -48,7 +50,7 @@ async def act(conversation: socket.socket, name: str, path: str) -> None:
 async def stumble(conversation: socket.socket, name: str, path: str) -> None:
     """The writer of a scenario in which a system call fails: what is refused it asks for again, where that stands."""
     scenario = scenario_named(name)
-    writer = await _ready(conversation, scenario, path)
+    writer = await _ready(conversation, scenario, path, one_by_one=True)
     left = list(scenario.act)
     for _ in range(3):
         try:
@@ -115,7 +117,10 @@ async def visit(conversation: socket.socket, name: str, path: str) -> None:
 
 
 def calicoctl(conversation: socket.socket, arguments: str, folder: str) -> None:
-    """A command on the datastore ``db`` of ``folder``; what it says is in the file ``said``, its status is told."""
+    """A command, or what ``address`` does, on the datastore ``db`` of ``folder``; its status is told.
+
+    What it says is in the file ``said``.
+    """
     os.chdir(folder)
     for name in list(os.environ):
         if name.startswith(("CALICO_", "ETCD_", "KUBE", "DATASTORE")):
@@ -127,11 +132,27 @@ def calicoctl(conversation: socket.socket, arguments: str, folder: str) -> None:
     conversation.sendall(b"ready %d\n" % os.getpid())
     if not conversation.recv(1):
         os._exit(1)
+    argv = json.loads(arguments)
     try:
-        main(json.loads(arguments))
+        if argv[0] in ("assign", "unassign"):
+            asyncio.run(address(*argv))
+            sys.exit()
+        main(argv)
     except SystemExit as ended:
         sys.stdout.flush()
         conversation.sendall(b"%d" % (ended.code or 0))
+
+
+async def address(what: str, handle: str) -> None:
+    """What CNI's ADD and DEL do: three addresses of the node n1 for a handle, or the handle's addresses back."""
+    engine = await EmbeddedEngine.open(Path("db"))
+    ipam = IPAM(KVStore(Client(engine)))
+    if what == "assign":
+        await ipam.auto_assign(AssignRequest("n1", num4=3, handle_id=handle, attributes={"node": "n1"}))
+    else:
+        with contextlib.suppress(ResourceDoesNotExist):  # as CNI takes it
+            await ipam.release_by_handle(handle)
+    await engine.close()
 
 
 def copy(conversation: socket.socket, what: str, folder: str) -> None:
