@@ -16,6 +16,7 @@ from attrs import field, frozen
 from calico_node.errors import SettingsError
 
 CALICO_VERSION = "v3.33.0"
+STATE_DIR = Path("/var/lib/calico")
 """The Calico release whose formats this project writes."""
 DEFAULT_COMPONENTS = ("felix", "bgp", "ipam", "cni", "node_status")
 
@@ -79,7 +80,7 @@ class Settings:
     def load(cls, environ: Mapping[str, str] | None = None, etcd_inline: Mapping[str, str] | None = None) -> Settings:
         """Settings from ``environ`` (default ``os.environ``).  Raises ``SettingsError`` naming the variable."""
         env = dict(os.environ if environ is None else environ)
-        state_dir = Path(env.get("CALICO_STATE_DIR") or "/var/lib/calico")
+        state_dir = Path(env.get("CALICO_STATE_DIR") or STATE_DIR)
         run_dir = Path(env.get("CALICO_RUN_DIR") or "/var/run/calico")
         kind, reason = _datastore_type(env)
         endpoints = env.get("CALICO_ETCD_ENDPOINTS") or env.get("ETCD_ENDPOINTS") or ""

@@ -43,16 +43,17 @@ def version(options: dict[str, Any]) -> int:
 
 def _cluster(settings: Settings) -> tuple[str, str]:
     """Version and type of the cluster."""
-    import asyncio
-
+    from calico_node.calicoctl.connect import complete, require_datastore
     from calico_node.datastores import open_client
+
+    require_datastore(settings)
 
     async def read() -> tuple[str, str]:
         async with open_client(settings) as client:
             spec = (await client.get("ClusterInformation", "default")).spec
             return spec.calico_version or "unknown", spec.cluster_type or "unknown"
 
-    return asyncio.run(read())
+    return complete(read())
 
 
 def _git_commit() -> str:

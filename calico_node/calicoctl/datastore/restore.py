@@ -57,7 +57,7 @@ def import_(options: dict[str, Any]) -> int:
     export = parse_export(*_read(options["filename"]))
 
     async def run() -> None:
-        async with connect(options, check=False) as client:
+        async with connect(options, making=True, check=False) as client:
             export.puts = await _missing(client, export)
             await client.ensure_initialized()
             await set_ready(client, ready=False)

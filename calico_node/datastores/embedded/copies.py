@@ -78,7 +78,7 @@ def backup(path: Path, target: Path, *, replace: bool = False) -> Contents:
 def restore(path: Path, source: Path, *, replace: bool = False) -> Restored:
     """Put the copy ``source`` in the place of the store at ``path``; nodes that run go on with it.
 
-    A store that holds anything is refused unless ``replace``, and is kept beside the new one.  A process killed here
+    A store that is there is refused unless ``replace``, and is kept beside the new one.  A process killed here
     leaves the old one or the new one.  Raises ``DatastoreError``.
     """
     path = _real(path)
@@ -296,17 +296,8 @@ def _check_target(path: Path, target: Path, replace: bool) -> None:
 def _check_place(path: Path, replace: bool) -> None:
     if path.is_dir():
         raise DatastoreError(f"{path}: is a folder, not a datastore; set CALICO_DATASTORE_PATH to a file")
-    if not replace and _has_content(path) and not _is_blank(path):
+    if not replace and _has_content(path):
         raise DatastoreError(f"{path}: there is a datastore already; --force replaces it and keeps it beside")
-
-
-def _is_blank(path: Path) -> bool:
-    """Whether nothing is stored there: whoever merely looks for a datastore makes one."""
-    try:
-        with closing(sqlite3.connect(file_uri(path, "mode=ro"), uri=True)) as db:
-            return not format_fault(db) and db.execute("SELECT 1 FROM live LIMIT 1").fetchone() is None
-    except sqlite3.Error:
-        return False
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from calico_node.calicoctl.main import main
+from calico_node.datastores.embedded.store import Store
 
 
 class Result:
@@ -26,12 +27,15 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Runs calicoctl on a datastore of its own, in a folder of its own; ``files`` are written there first."""
+    """Runs calicoctl on an empty datastore of its own, in a folder of its own; ``files`` are written there first."""
     for name in list(os.environ):
         if name.startswith(("CALICO_", "ETCD_", "KUBE", "DATASTORE")):
             monkeypatch.delenv(name)
-    monkeypatch.setenv("CALICO_DATASTORE_PATH", str(tmp_path / "store" / "datastore.db"))
-    (tmp_path / "store").mkdir()
+    store = tmp_path / "store" / "datastore.db"
+    monkeypatch.setenv("CALICO_DATASTORE_PATH", str(store))
+    store.parent.mkdir()
+    store.touch(0o600)
+    Store(store, writable=True).close()
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str, files: dict[str, str] | None = None) -> Result:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from calico_node import settings
 from calico_node.calicoctl import manifests
 from tests.unit.calicoctl.conftest import Run
 
@@ -345,7 +346,31 @@ def test_validate_needs_no_datastore(run: Run, monkeypatch: pytest.MonkeyPatch) 
     assert (checked.out, checked.status) == ("Successfully validated 1 'NetworkPolicy' resource(s)\n", 0)
 
 
-def test_config_file(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("get", "nodes"),
+        ("delete", "node", "n"),
+        ("label", "nodes", "n", "a=b"),
+        ("ipam", "show"),
+        ("ipam", "check"),
+        ("ipam", "release", "--ip", "10.0.0.1"),
+        ("version",),
+        ("datastore", "migrate", "export"),
+        ("datastore", "backup", "copy"),
+    ],
+)
+def test_who_only_looks_makes_no_datastore(run: Run, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str]) -> None:
+    """The path may be a wrong one, where an empty answer would be no answer."""
+    monkeypatch.setenv("CALICO_DATASTORE_PATH", f"{Path.cwd()}/elsewhere/datastore.db")
+    refused = run(*arguments)
+    assert refused.status == 1
+    assert "elsewhere/datastore.db: there is no datastore here" in refused.err
+    assert not Path("elsewhere").exists()
+
+
+def test_config_file(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "STATE_DIR", tmp_path / "store")
     head = "apiVersion: projectcalico.org/v3\nkind: CalicoAPIConfig\nmetadata: {}\n"
     good = run("get", "nodes", "-c", "c.cfg", files={"c.cfg": head + "spec: {datastoreType: embedded}"})
     assert good.status == 0
@@ -372,7 +397,10 @@ def test_config_file(run: Run, tmp_path: Path) -> None:
     )
 
 
-def test_the_environment_adds_nothing_to_a_config_file(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_adds_nothing_to_a_config_file(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "STATE_DIR", tmp_path / "store")
     head = "apiVersion: projectcalico.org/v3\nkind: CalicoAPIConfig\n"
     monkeypatch.setenv("DATASTORE_TYPE", "nonsense")
     monkeypatch.setenv("CALICO_ETCD_ENDPOINTS", "http://127.0.0.1:1")
