@@ -36,13 +36,12 @@ class Server:
 
     async def serve(self, started: Callable[[], None]) -> None:
         """Work until cancelled; calls under way are cancelled with it.  Raises ``OSError`` when it cannot listen."""
-        loop = asyncio.get_running_loop()
         with self._listening() as listener:
             started()
             async with asyncio.TaskGroup() as calls:
                 while True:
                     try:
-                        connection, _ = await loop.sock_accept(listener)
+                        connection = await _accept(listener)
                     except OSError as error:
                         # No descriptor is free, say: calls under way go on and give theirs back.
                         log.warning("a CNI call cannot be taken yet", error=str(error))
@@ -101,6 +100,19 @@ class Server:
         except Exception as error:
             log.exception("CNI call failed")
             return 1, error_json(version, CNIError(INTERNAL, f"internal error: {error!r}"))
+
+
+async def _accept(listener: socket.socket) -> socket.socket:
+    """The next connection.  Raises ``OSError``.
+
+    ``loop.sock_accept`` that is cancelled while a connection is coming in takes it and hands it to nobody; the client
+    waits until somebody drops the error that this ends in.
+    """
+    while True:
+        try:
+            return listener.accept()[0]
+        except BlockingIOError:
+            await _readable(listener)
 
 
 async def _receive(connection: socket.socket, descriptors: list[int]) -> bytes:
