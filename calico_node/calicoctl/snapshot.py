@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 from calico_node.datastores import Client
 from calico_node.datastores.client import read_resource
 from calico_node.datastores.kv import KeyValue, KVEngine
 from calico_node.datastores.names import kind_prefix
+from calico_node.datastores.paging import pages
 from calico_node.errors import ValidationError
 
 PAGE = 500
@@ -16,14 +18,10 @@ PAGE = 500
 
 async def scan(kv: KVEngine, prefix: str, revision: int) -> AsyncIterator[KeyValue]:
     """Every key under ``prefix`` as of ``revision``."""
-    after = ""
-    while True:
-        page = await kv.range(prefix, start_after=after, limit=PAGE, revision=revision)
-        for stored in page.kvs:
-            yield stored
-        if not page.more:
-            return
-        after = page.kvs[-1].key
+    async with aclosing(pages(kv, prefix, PAGE, revision)) as found:
+        async for page in found:
+            for stored in page.kvs:
+                yield stored
 
 
 async def resources(client: Client, kind: str, revision: int) -> tuple[list[Any], list[str]]:

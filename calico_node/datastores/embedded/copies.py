@@ -116,10 +116,8 @@ def examine(path: Path) -> Contents:
         size = path.stat().st_size
         if not path.is_file():
             raise DatastoreError(f"{path}: is not a file")
-        # Without a log beside it the file is all there is, and may lie where SQLite could make no shared memory.
-        options = "mode=ro" if _has_content(path.with_name(path.name + "-wal")) else "mode=ro&immutable=1"
         try:
-            with closing(sqlite3.connect(file_uri(path, options), uri=True)) as db:
+            with closing(_open_copy(path)) as db:
                 keys, revision = _examined(path, db) if size else (0, 0)
         except sqlite3.DatabaseError as error:
             if "not a database" in str(error):
@@ -132,6 +130,13 @@ def examine(path: Path) -> Contents:
                 "('calicoctl datastore migrate import' takes what 'export' writes)"
             )
     return Contents(keys, revision, size)
+
+
+def _open_copy(path: Path) -> sqlite3.Connection:
+    """For reading.  Without a log beside it the file is all there is, and may lie where SQLite could make no shared
+    memory."""
+    alone = not _has_content(path.with_name(path.name + "-wal"))
+    return sqlite3.connect(file_uri(path, "mode=ro&immutable=1" if alone else "mode=ro"), uri=True)
 
 
 def _examined(path: Path, db: sqlite3.Connection) -> tuple[int, int]:
@@ -181,8 +186,7 @@ def _room_named(folder: Path) -> Iterator[None]:
 
 def _stage(source: Path, staged: Path) -> None:
     """A copy of the copy, without history: of a store of its own."""
-    options = "mode=ro" if _has_content(source.with_name(source.name + "-wal")) else "mode=ro&immutable=1"
-    with closing(sqlite3.connect(file_uri(source, options), uri=True)) as db:
+    with closing(_open_copy(source)) as db:
         db.execute("VACUUM INTO ?", (str(staged),))
     with closing(sqlite3.connect(file_uri(staged, "mode=rw"), uri=True, isolation_level=None)) as db:
         db.execute("BEGIN")
