@@ -17,16 +17,6 @@ from calico_node.errors import DatastoreError
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "datastore.db"
-
-
 async def test_a_file_that_is_refused_is_not_held_open(path: Path) -> None:
     """Whoever tries again and again must not run out of descriptors, or of inotify instances."""
     path.write_bytes(b"not a database at all" * 100)

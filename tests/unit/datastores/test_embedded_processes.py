@@ -28,16 +28,6 @@ from tests.unit.datastores.engine_suite import events_until
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "datastore.db"
-
-
 async def start(path: Path, what: str, argument: object) -> Process:
     command = (sys.executable, "-m", "tests.unit.datastores.other_process", str(path), what, str(argument))
     return await asyncio.create_subprocess_exec(*command, stdout=PIPE)
